@@ -1,0 +1,56 @@
+# Needs python3.11 and make; everything else goes into .venv with pinned versions.
+PYTHON ?= python3.11
+STUDY ?= studies/scaling.yaml
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup study quick test test-slow lint schema ui clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quick    three small models in about two minutes"
+	@echo "make study    the whole of studies/scaling.yaml (STUDY=FILE for another)"
+	@echo "make ui       MLflow on 127.0.0.1 over what is in mlruns/"
+	@echo "make test     the test suite; make test-slow: the slow tests too; make lint: ruff and mypy"
+	@echo "make setup    only install; make schema: write docs/study.md and the editors' schema"
+	@echo "make clean    remove .venv and caches; never touches mlruns/"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing pinned dependencies into $(VENV), once"
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) -e '.[dev,hub]'
+	touch $@
+
+setup: $(VENV)/installed
+
+study: setup
+	$(RUN) -m harness.run $(STUDY)
+
+quick: setup
+	$(RUN) -m harness.run studies/quick.yaml
+
+ui: setup
+	$(RUN) -m harness ui
+
+test: $(VENV)/installed-dev
+	$(RUN) -m pytest -n 2
+
+test-slow: $(VENV)/installed-dev
+	$(RUN) -m pytest -n 2 -m 'not gpu'
+
+lint: $(VENV)/installed-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+schema: setup
+	$(RUN) -m harness.reference
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './mlruns/*' -prune -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""What a user can get wrong or meet: each error has a sentence for people and the exit code of the command.
+
+Programmers' mistakes are `assert` or a plain exception, and end with exit code 70.
+"""
+
+
+class HarnessError(Exception):
+    """An error that a user can act on; its text says where, what, why and what to do."""
+
+    exit_code = 70
+
+
+class StudyError(HarnessError):
+    """The study file or the command line is wrong; nothing was run."""
+
+    exit_code = 2
+
+
+class LockedError(HarnessError):
+    """Another process is running this study."""
+
+    exit_code = 4
+
+
+class PreflightError(HarnessError):
+    """Disk, memory or permission would not carry the plan; nothing was run."""
+
+    exit_code = 5
+
+
+class DamageError(HarnessError):
+    """The record or the data on disk is not what was written."""
+
+    exit_code = 6
+
+
+DONE = 0
+RUNS_FAILED = 3
+BUG = 70
+INTERRUPTED = 130
+TERMINATED = 143
