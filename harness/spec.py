@@ -1,0 +1,332 @@
+"""YAML in, a frozen and validated Study out: what a study file may say, with the meaning, unit and range of each key.
+
+The text under each field is its documentation: `docs/study.md` and the editors' schema are generated from it.
+Shapes, plans and prices follow from a Study in `plan`; nothing here looks at data, models or the machine.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from harness import _values as v
+from harness import study_file
+from harness._values import parse_count, plugin, unique
+
+__all__ = ["Study", "load", "parse_count", "rung_name"]
+
+CleanStep = Literal["lower", "letters", "fold", "stopwords", "lemmas"]
+Device = Literal["cpu", "cuda", "mps"]
+
+
+class Block(BaseModel):
+    """What all blocks share: frozen, no unknown keys, documented by the text under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _misfit(key: str, what: str) -> PydanticCustomError:
+    """Two keys don't go together; `key` is the one to point at."""
+    return PydanticCustomError("misfit", "{what}", {"key": key, "what": what})
+
+
+def _filled(value: object) -> object:
+    """`null` for a block that can be empty means the empty block."""
+    return {} if value is None else value
+
+
+class Split(Block):
+    """A split that the data source has itself."""
+
+    split: str
+    """Name of the source's own split."""
+
+
+Part = Annotated[Annotated[v.Share, Tag("(plain)")] | Annotated[Split, Tag("(mapping)")], Discriminator(v.kind_of)]
+TestPart = Annotated[Annotated[v.ShareOrNone, Tag("(plain)")] | Annotated[Split, Tag("(mapping)")], Discriminator(v.kind_of)]
+
+
+class Data(Block):
+    """Which texts, how they are cleaned, split and turned into tokens."""
+
+    source: Annotated[str, plugin("harness.data.sources", "data source")] = "wire"
+    """Where texts come from: wire (embedded, entropy known), file (local), hub (Hugging Face), or another of harness/data/sources/."""
+    path: str | None = None
+    """file: a txt (a line a text), csv, jsonl or parquet file. hub: the data set's name, such as IlyaGusev/headline_cause."""
+    column: str | None = None
+    """The column that holds the text (csv, jsonl, parquet, hub)."""
+    columns: Annotated[tuple[str, ...], unique("column")] = ()
+    """Several columns, each giving a text. Instead of `column`."""
+    name: str | None = None
+    """hub: the data set's configuration, such as en_simple. Other sources don't read it."""
+    revision: str | None = None
+    """hub: the commit of the data set, so that it stays the same. Other sources don't read it."""
+    split: str = "train"
+    """hub: the split to train on. Other sources don't read it."""
+    texts: v.CountOrNone = 32000
+    """Read at most so many texts of the training split, before cleaning and holding out; fewer is a notice. null: all there are."""
+    clean: Annotated[tuple[CleanStep, ...], unique("step")] = ()
+    """Steps in the order given: lower, letters (keep a-z and space), fold (drop accents), stopwords (drop English ones), lemmas."""
+    tokenizer: Annotated[str, plugin("harness.data.tokenizers", "tokenizer")] = "char"
+    """char, or another file in harness/data/tokenizers/."""
+    seq_len: v.SeqLen = 150
+    """Tokens of a sequence, start and end included; texts longer than seq_len - 2 tokens are cut, and counted. At least 3."""
+    validation: Part = 0.1
+    """Held out to stop early and to choose: a share in (0, 1), a number of texts, or {split: name} of the source's own."""
+    test: TestPart = 0.1
+    """Held out to report on; as `validation`, or 0 (also null): none."""
+    eval_texts: v.CountOrNone = 512
+    """Evaluate during training on at most so many validation texts. null: all. The test set is always used whole."""
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Self:
+        """Keys that the source needs are there, and those that it can't follow are not."""
+        if self.column is not None and self.columns:
+            raise _misfit("columns", "give column or columns, not both")
+        if self.source in ("file", "hub") and not self.path:
+            what = "a file" if self.source == "file" else "the name of a data set"
+            raise _misfit("path", f"source {self.source} needs {what} (data.path)")
+        if self.source == "hub" and not self.text_columns:
+            raise _misfit("columns", "source hub needs the columns that hold text (data.columns)")
+        if self.source == "wire":
+            self._wire_fits()
+        if self.source in ("file", "wire"):
+            for key in ("validation", "test"):
+                if isinstance(getattr(self, key), Split):
+                    raise _misfit(key, f"source {self.source} has no splits of its own; give a share such as data.{key}=0.1")
+        return self
+
+    def _wire_fits(self) -> None:
+        """The embedded corpus is what it is: anything that changed its texts would void its known entropy."""
+        given = {"path": self.path, "column": self.column, "columns": self.columns, "clean": self.clean}
+        odd = [key for key, value in given.items() if value]
+        if odd:
+            off = ", ".join(f"{key}: {'[]' if key in ('columns', 'clean') else 'null'}" for key in odd)
+            why = "source wire makes its own texts, already a-z and space, and their known entropy must stay"
+            raise _misfit(odd[0], f"{why}; leave out {' and '.join(odd)} ({off})")
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that hold text, whichever key named them."""
+        return self.columns or ((self.column,) if self.column is not None else ())
+
+
+class Shape(Block):
+    """An explicit shape of one rung."""
+
+    name: v.SafeName
+    """Name of the rung: letters, digits, _ . -"""
+    n_layer: v.Count
+    """Blocks. At least 1."""
+    d_model: v.Count
+    """Width of the residual stream. At least 1."""
+    n_head: v.Count
+    """Attention heads. At least 1."""
+    d_ff: v.Count
+    """Width inside the MLP. At least 1."""
+    d_head: v.CountOrNone = None
+    """Width of a head. null: as the family's rule says."""
+
+
+Rung = Annotated[Annotated[v.RungText, Tag("(plain)")] | Annotated[Shape, Tag("(mapping)")], Discriminator(v.kind_of)]
+
+
+def rung_name(rung: str | Shape) -> str:
+    """The name of a rung, whichever way it is given."""
+    return rung if isinstance(rung, str) else rung.name
+
+
+class ModelSpec(Block):
+    """The architecture and the ladder of sizes."""
+
+    arch: Annotated[str, plugin("models", "architecture")] = "decoder"
+    """decoder, or another file in models/."""
+    family: v.Family = "assignment"
+    """A family's name, or a mapping of its choices (norm, positions, bias, tied, ...). One ladder is one family."""
+    rungs: Annotated[tuple[Rung, ...], Field(min_length=1), unique("rung", rung_name)]
+    """Model sizes: a target number of parameters (500k, 2M), a named shape (87k-assignment), or a mapping with a shape (see below)."""
+
+
+class Train(Block):
+    """How one run is trained. AdamW; its rate comes from `search`."""
+
+    batch_size: v.Count = 32
+    """Texts in a step. At least 1."""
+    epochs: v.PositiveOrNone = 40.0
+    """At most so many passes over the training texts, > 0. null: no limit. The lowest of epochs, tokens and max_steps holds."""
+    tokens: v.CountOrNone = None
+    """At most so many training tokens, repeats counted, padding not. null: no limit."""
+    max_steps: v.CountOrNone = None
+    """At most so many optimizer steps. null: no limit."""
+    min_steps: v.CountOrZero = 60
+    """`within` leaves a rung out rather than cut a run below so many steps. It limits nothing else."""
+    evaluations: v.Evaluations = 20
+    """Evaluations in a run, equally spaced by step, the last at the end; or every_epoch."""
+    patience: v.CountOrNone = 10
+    """Stop when more than so many evaluations in a row bring no better validation NLL. null: never."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """The learning rate after warm-up: constant, or falling to lr_min_fraction by cosine or linear."""
+    warmup_fraction: v.Warmup = 0.0
+    """Share of the steps in which the rate rises from 0 to its peak. 0 to 0.1."""
+    lr_min_fraction: v.Fraction = 0.0
+    """Where cosine and linear end, as a share of the peak. 0 to 1."""
+    weight_decay: v.ZeroOrMore = 0.01
+    """AdamW's decoupled weight decay. >= 0."""
+    beta1: v.Momentum = 0.9
+    """AdamW's first moment. 0 to below 1."""
+    beta2: v.Momentum = 0.999
+    """AdamW's second moment. 0 to below 1."""
+    eps: v.Positive = 1e-8
+    """AdamW's epsilon. > 0."""
+    dropout: v.Momentum = 0.1
+    """Share of activations dropped where the architecture has dropout. 0 to below 1."""
+    grad_clip: v.PositiveOrNone = None
+    """Clip the gradient's norm to this, > 0. null: no clipping."""
+    padding: Literal["ignore", "learn"] = "ignore"
+    """ignore: learn and count real tokens only. learn: all seq_len - 1 positions, as the assignment did, to compare with its table."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products: float32, bfloat16, or auto (bfloat16 where the device is built for it; the plan records which)."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.epochs is None and self.tokens is None and self.max_steps is None:
+            raise _misfit("epochs", "a run must end: give at least one of epochs, tokens and max_steps")
+        return self
+
+
+class LrRange(Block):
+    """The range of peak learning rates, on a log scale."""
+
+    low: v.Positive = 1e-5
+    """Lowest rate tried. > 0."""
+    high: v.Positive = 3e-2
+    """Highest rate tried. > low."""
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if not self.low < self.high:
+            raise _misfit("low", f"must be below high ({self.high:g}), not {self.low:g}")
+        return self
+
+
+class Search(Block):
+    """The search for each rung's learning rate; every rung gets the same trials."""
+
+    lr: LrRange = LrRange()
+    """{low, high}: the range of peak rates."""
+    trials: v.CountOrZero = 12
+    """Trials for each rung. 0 (or search: null): no search, all runs at default_lr."""
+    batch: v.Count = 4
+    """Trials suggested at a time, before the sampler hears of their results. At least 1."""
+    sampler: Literal["tpe", "grid", "random"] = "tpe"
+    """How rates are suggested: tpe, grid or random."""
+    pruner: Literal["none", "median", "halving"] = "median"
+    """Which trials are ended early: none, median (those worse than the median) or halving (successive halving)."""
+    default_lr: v.Positive = 1e-3
+    """The untuned rate that each rung is also trained at, once, to compare. > 0."""
+
+
+class Budgets(Block):
+    """A grid of data budgets, crossed with every rung; one of the two. {}: each run has what `train` says."""
+
+    train_tokens: Annotated[tuple[v.Count, ...], unique("budget")] = ()
+    """Training tokens of each budget, repeats counted."""
+    train_flops: Annotated[tuple[v.Positive, ...], unique("budget")] = ()
+    """Training FLOPs of each budget."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.train_tokens and self.train_flops:
+            raise _misfit("train_flops", "give train_tokens or train_flops, not both")
+        return self
+
+
+class Ablations(Block):
+    """What is changed at the best rung (lowest mean validation NLL), at its rate, for all seeds."""
+
+    train_texts: Annotated[tuple[v.Count, ...], unique("number of texts")] = ()
+    """Train on only the first so many texts."""
+
+
+class Samples(Block):
+    """Texts that trained models write."""
+
+    temperatures: Annotated[tuple[v.Positive, ...], unique("temperature")] = (0.01, 0.1, 0.5, 0.8, 1.0)
+    """Sampling temperatures at the end of a run, each > 0."""
+    texts: v.CountOrZero = 64
+    """Texts at each temperature. 0: none."""
+    at_best: v.CountOrZero = 8
+    """Texts at temperature 1 whenever validation NLL is the best so far. 0: none."""
+
+
+def _every_device(value: object) -> object:
+    """`within: 15m` holds for every device; `within: null` is no limit anywhere."""
+    return value if isinstance(value, dict | Within) else {"cpu": value, "cuda": value, "mps": value}
+
+
+class Within(Block):
+    """How long one invocation may take on each device, as 90s, 15m, 2h or 1h30m; null: no limit.
+
+    The token budgets are cut by one common factor until the study fits.
+    """
+
+    cpu: v.Duration = "15m"
+    """Without an accelerator."""
+    cuda: v.Duration = None
+    """On an NVIDIA GPU."""
+    mps: v.Duration = None
+    """On an Apple GPU."""
+
+    def seconds(self, device: Device) -> float | None:
+        """The limit on a device in seconds; None where there is none."""
+        text: str | None = getattr(self, device)
+        return None if text is None else v.duration_seconds(text)
+
+
+class Report(Block):
+    """What is written at the end."""
+
+    formats: Annotated[tuple[Literal["md", "pdf"], ...], Field(min_length=1), unique("format")] = ("md", "pdf")
+    """md (Markdown with figures) and pdf (typeset)."""
+
+
+class Study(Block):
+    """One study: one question, and all that is needed to answer it."""
+
+    study: v.StudyName
+    """Its name, the folder under mlruns/ and the MLflow experiment: at most 64 letters, digits, _ - and . (not first)."""
+    question: Annotated[str, Field(min_length=1)]
+    """What the study asks; the report repeats it beside the answer."""
+    hypothesis: str = ""
+    """What is expected, written before the first run."""
+    data: Data = Data()
+    """Which texts, how they are cleaned, split and turned into tokens."""
+    model: ModelSpec
+    """The architecture and the ladder of sizes."""
+    train: Train = Train()
+    """How one run is trained."""
+    search: Annotated[Search, BeforeValidator(lambda v: {"trials": 0} if v is None else v, json_schema_input_type=Search | None)] = Search()
+    """The search for each rung's learning rate. null: none, all runs at 1e-3."""
+    seeds: v.Count = 3
+    """Runs of each rung at its best rate, with seeds 0, 1, ... At least 1; 3 or more give an interval."""
+    budgets: Annotated[Budgets, BeforeValidator(_filled, json_schema_input_type=Budgets | None)] = Budgets()
+    """A grid of data budgets for every rung: {train_tokens: [...]} or {train_flops: [...]}. {}: none."""
+    ablations: Annotated[Ablations, BeforeValidator(_filled, json_schema_input_type=Ablations | None)] = Ablations()
+    """What is changed at the best rung. {}: nothing."""
+    samples: Samples = Samples()
+    """Texts that trained models write."""
+    within: Annotated[Within, BeforeValidator(_every_device, json_schema_input_type=Within | str | None)] = Within()
+    """Time limit of one invocation: {cpu: 15m, cuda: null}, or 15m for every device. null: no limit."""
+    report: Report = Report()
+    """What is written at the end."""
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+    """Read and check a study file, with `key.path=value` overrides; StudyError names every mistake by file, line and key."""
+    document = study_file.read(path, overrides)
+    try:
+        return Study.model_validate(document.data)
+    except ValidationError as error:
+        raise study_file.explain(error, document, Study) from None
