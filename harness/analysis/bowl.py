@@ -1,0 +1,183 @@
+"""The minimum of a noisy bowl near its best points, with the uncertainty of where it lies.
+
+Points (x, y) go in, a local curve and draws of its lowest point come out. The curve is a quadratic with a third-order term that
+is shrunk to zero: bowls of loss over log learning rate are steeper towards divergence, and a plain quadratic there gave
+intervals of 95 % that held the truth in 15 to 70 % of simulated searches, this one in 80 to 98 %.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+# The widest window takes points within this many nats of the best; narrower ones this many times the noise. Wider biases the
+# minimum of an asymmetric bowl, narrower leaves it undetermined.
+WINDOW_NATS = 0.25
+WIDEST_NATS = 1.0
+WINDOW_NOISE = 15.0
+MIN_POINTS = 6
+NARROWINGS = 2
+UNDETERMINED = 0.4
+# Prior standard deviation of the asymmetry: third-order over second-order coefficient, per unit of x (a factor e in rate).
+ASYMMETRY = 0.2
+HUBER = 2.0
+TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class _Fit:
+    coefficients: np.ndarray
+    noise: float
+    dof: float
+    # Columns: how the coefficients move with each loss, and with the prior's pseudo-observation (in its own standard deviations).
+    response: np.ndarray
+    prior_response: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Bowl:
+    """A cubic in (x - centre) / scale over the window [low, high]; `vertex` is its local minimum, or an infinity downhill."""
+
+    coefficients: np.ndarray
+    centre: float
+    scale: float
+    low: float
+    high: float
+    n: int
+    window: float
+    noise: float
+    dof: float
+    vertex: float
+    draws: np.ndarray
+
+    def at(self, x: float) -> float:
+        """The fitted y at x; only meaningful near the window."""
+        return float(np.polynomial.polynomial.polyval((x - self.centre) / self.scale, self.coefficients))
+
+    @property
+    def noise_bound(self) -> float:
+        """What the noise stays below with 95 % confidence, given how few points it was measured from."""
+        return self.noise * float(np.sqrt(self.dof / stats.chi2.ppf(0.05, self.dof)))
+
+    @property
+    def share(self) -> float:
+        """The 95 % interval of the minimum over the window's width: 1 or more when the window says nothing."""
+        width = max(self.high - self.low, TINY)
+        low, high = self.interval(0.95, self.low - width, self.high + width)
+        return (high - low) / width
+
+    def interval(self, level: float, low: float, high: float) -> tuple[float, float]:
+        """Bounds of the minimum, with draws outside [low, high] counted at that end."""
+        tail = (1 - level) / 2
+        found = np.quantile(np.clip(self.draws, low, high), [tail, 1 - tail])
+        return float(found[0]), float(found[1])
+
+
+def fit_bowl(x: np.ndarray, y: np.ndarray, seed: int = 0, noise: float = 0.0, n_draws: int = 2000) -> Bowl:
+    """Fit the bowl around the lowest points, and draw minima by a parametric bootstrap.
+
+    Args:
+        x, y: at least five points with four different x, sorted by x.
+        noise: a further standard deviation of y that the points don't show, such as that over seeds; added in quadrature.
+    """
+    bowl = _local(x, y, WINDOW_NATS, None, seed, noise, n_draws)
+    for points in range(bowl.n + 1, int((y <= y.min() + WIDEST_NATS).sum()) + 1):
+        # Points that huddle at the bottom, or on one side, don't show the bowl; the next ones up its sides do.
+        if bowl.share <= UNDETERMINED:
+            break
+        bowl = _local(x, y, WINDOW_NATS, None, seed, noise, n_draws, points)
+    for _ in range(NARROWINGS):
+        window = WINDOW_NOISE * bowl.noise
+        if bowl.n <= MIN_POINTS or window >= bowl.window:
+            break
+        narrower = _local(x, y, window, bowl, seed, noise, n_draws)
+        # Narrowing buys less bias with a wider interval; not beyond the point where the window can't hold the interval.
+        if narrower.share > UNDETERMINED:
+            break
+        bowl = narrower
+    return bowl
+
+
+def _local(
+    x: np.ndarray, y: np.ndarray, window: float, wider: Bowl | None, seed: int, noise: float, n_draws: int, points: int = MIN_POINTS
+) -> Bowl:
+    near = _near(x, y, window, points)
+    centre = float(x[near][np.argmin(y[near])])
+    scale = max(float(np.abs(x[near] - centre).max()), TINY)
+    fit = _robust((x[near] - centre) / scale, y[near], ASYMMETRY * scale)
+    # The noise is the least over the windows: a wide one holds misfit, and the narrowest alone was picked for seeming noisy.
+    least, dof = (fit.noise, fit.dof) if wider is None or fit.noise < wider.noise else (wider.noise, wider.dof)
+    drawn = _draw(fit, float(np.hypot(least, noise)), dof, np.random.default_rng(seed), n_draws)
+    minima, vertex = centre + scale * _minimum(drawn), float(centre + scale * _minimum(fit.coefficients))
+    low, high = float(x[near].min()), float(x[near].max())
+    return Bowl(fit.coefficients, centre, scale, low, high, near.size, window, least, dof, vertex, minima)
+
+
+def shape_p_value(x: np.ndarray, y: np.ndarray) -> float:
+    """How often pure noise looks as curved or tilted as this: the F test of a quadratic against a constant."""
+    u = (x - x.mean()) / max(float(np.ptp(x)), TINY)
+    X = np.vander(u, 3)
+    residual = y - X @ np.linalg.lstsq(X, y, rcond=None)[0]
+    left, whole, dof = float(residual @ residual), float(((y - y.mean()) ** 2).sum()), y.size - 3
+    if whole <= y.size * TINY**2:
+        return 1.0
+    return float(stats.f.sf((whole - left) / 2 / max(left / dof, TINY**2), 2, dof))
+
+
+def _near(x: np.ndarray, y: np.ndarray, window: float, points: int) -> np.ndarray:
+    keep = max(min(points, y.size), int((y <= y.min() + window).sum()))
+    near = np.sort(np.argsort(y, kind="stable")[:keep])
+    # Repeats of the best rates must not leave fewer places than a curve needs.
+    while np.unique(x[near]).size < 4:
+        keep += 1
+        near = np.sort(np.argsort(y, kind="stable")[:keep])
+    return near
+
+
+def _robust(u: np.ndarray, y: np.ndarray, asymmetry: float) -> _Fit:
+    """Huber's M-estimate by reweighting, with the third-order term shrunk by one pseudo-observation of zero."""
+    n, X, weights = y.size, np.vander(u, 4, increasing=True), np.ones(y.size)
+    # Without its level the loss keeps all its digits, so that a constant added to it changes nothing.
+    offset = float(y.min())
+    quadratic = np.linalg.lstsq(X[:, :3], y - offset, rcond=None)[0]
+    rest = y - offset - X[:, :3] @ quadratic
+    noise, prior = max(float(np.sqrt(rest @ rest / max(n - 3, 1))), TINY), max(asymmetry * abs(quadratic[2]), TINY)
+    for _ in range(50):
+        precision = (noise / prior) ** 2
+        gram = (X.T * weights) @ X
+        gram[3, 3] += precision
+        inverse = np.linalg.inv(gram)
+        response = inverse @ (X.T * weights)
+        coefficients = response @ (y - offset)
+        residual = y - offset - X @ coefficients
+        dof = max(float(weights.sum() - np.einsum("ij,ji->", X, response)), 0.5)
+        found = max(float(np.sqrt((weights * residual**2).sum() / dof)), TINY)
+        # A fit passes through about as many points as it has coefficients: their residuals say nothing of the noise.
+        typical = float(np.median(np.sort(np.abs(residual))[min(round(n - dof), n - 2) :]))
+        limit = HUBER * max(1.4826 * typical, TINY)
+        reweighted = np.minimum(1.0, limit / np.maximum(np.abs(residual), TINY**2))
+        settled = abs(found - noise) < 1e-4 * noise and np.abs(reweighted - weights).max() < 1e-4
+        prior_response = inverse[:, 3] * precision * prior
+        if settled:
+            break
+        weights, noise, prior = reweighted, found, max(asymmetry * abs(float(coefficients[2])), TINY)
+    coefficients = coefficients + np.array([offset, 0.0, 0.0, 0.0])
+    return _Fit(coefficients, found, dof, response, prior_response)
+
+
+def _draw(fit: _Fit, noise: float, dof: float, rng: np.random.Generator, n_draws: int) -> np.ndarray:
+    """Coefficients as they might have come out, given that the noise itself is estimated from few points (chi-square)."""
+    errors = noise * rng.normal(size=(n_draws, fit.response.shape[1])) @ fit.response.T
+    inflated = errors * np.sqrt(dof / rng.chisquare(dof, (n_draws, 1)))
+    drawn: np.ndarray = fit.coefficients + inflated + rng.normal(size=(n_draws, 1)) * fit.prior_response
+    return drawn
+
+
+def _minimum(coefficients: np.ndarray) -> np.ndarray:
+    """The local minimum of a + b u + c u^2 + d u^3, nearest to zero; where there is none, the infinity on the side that falls."""
+    _, b, c, d = np.moveaxis(coefficients, -1, 0)
+    discriminant = 4 * c * c - 12 * b * d
+    exists = (discriminant > 0) & (c > 0)
+    # This form of the root stays exact as the third-order term goes to zero.
+    below = np.where(exists, -2 * c - np.sqrt(np.maximum(discriminant, 0)), 1.0)
+    return np.where(exists, 2 * b / below, np.where(b < 0, np.inf, -np.inf))

@@ -1,0 +1,217 @@
+"""The learning rate as a measured quantity: the optimum of one rung's trials with its interval and a status.
+
+Trials go in; the rate to use, the fitted optimum and a sentence come out. The fitted minimum is not the best trial, which
+flatters itself. Only a `resolved` optimum may carry a conclusion; the others fall back on the best completed trial's rate.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis.bowl import Bowl, fit_bowl, shape_p_value
+from harness.analysis.learning_rate_law import HeldOut, Law, Prediction, law
+
+__all__ = ["HeldOut", "Law", "Optimum", "Prediction", "law", "optimum"]
+
+Status = Literal["resolved", "edge", "flat", "unresolved"]
+Side = Literal["low", "high"]
+
+MIN_COMPLETED = 5
+MIN_RATES = 4
+# A bowl that pure noise would imitate more often than this is called flat.
+SHAPE_LEVEL = 0.01
+# An interval over this share of the range says nothing about where the optimum is.
+FLAT_SHARE = 0.6
+# A trial this many times the noise above the best is clearly worse: the optimum is not past it.
+BRACKET_NOISE = 4.0
+# Called resolved, an optimum past the end would be missed for good: so a wider interval must keep clear of the ends.
+TOUCH_LEVEL = 0.99
+# Beyond this log rate an extrapolated minimum is only a direction.
+FAR = 20.0
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What a search of one rung says about its learning rate. Rates are peaks, losses nats per token; NaN where there is none.
+
+    `lr` is the rate to use. `regret`: the fit's loss at `lr` over the fit's minimum. `highest_stable_lr`: the highest rate that
+    did not diverge. `cliff_lr`: the lowest rate that diverged above every completed one. `noise`: residual standard deviation.
+    The fitted curve holds over `window_low` to `window_high`.
+    """
+
+    lr: float
+    status: Status
+    reason: str
+    fitted_lr: float
+    fitted_low: float
+    fitted_high: float
+    fitted_val_loss: float
+    best_lr: float
+    best_val_loss: float
+    regret: float
+    highest_stable_lr: float
+    cliff_lr: float
+    n_completed: int
+    n_pruned: int
+    n_diverged: int
+    edge_side: Side | None
+    noise: float = NAN
+    window_low: float = NAN
+    window_high: float = NAN
+    bowl: Bowl | None = field(default=None, repr=False, compare=False)
+
+    def loss_at(self, lr: float) -> float:
+        """The fitted loss at a rate, to price a default or a prediction; NaN outside the window of the fit."""
+        if self.bowl is None or not self.window_low <= lr <= self.window_high:
+            return NAN
+        return self.bowl.at(np.log(lr))
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """The trials of a search, sorted by rate: completed ones as log rate and loss, the others as log rates."""
+
+    x: np.ndarray
+    y: np.ndarray
+    pruned: np.ndarray
+    diverged: np.ndarray
+    note: str
+
+    @property
+    def best(self) -> int:
+        return int(np.argmin(self.y))
+
+    @property
+    def cliff(self) -> float:
+        """Log of the lowest rate that diverged above every completed one; infinite if none."""
+        above = self.diverged[self.diverged > self.x.max()]
+        return float(above.min()) if above.size else np.inf
+
+
+def optimum(trials: pd.DataFrame, low: float, high: float, seed: int = 0, level: float = 0.95, noise: float = 0.0) -> Optimum:
+    """The learning rate of a rung from its search.
+
+    Args:
+        trials: columns lr, val_loss (nats per token), status (completed, pruned, diverged, failed). A completed or pruned trial
+            without a finite loss counts as diverged, and `reason` says so.
+        low, high: the range searched.
+        noise: standard deviation over seeds from the ladder, if known: the trials share one seed and can't show it.
+    """
+    tried = _sort(trials)
+    if tried.y.size < MIN_COMPLETED or np.unique(tried.x).size < MIN_RATES:
+        rates = np.unique(tried.x).size
+        why = f"{tried.y.size} completed trials at {rates} rates; a fit needs {MIN_COMPLETED} at {MIN_RATES}"
+        return _outcome(tried, "unresolved", why)
+    p_value = shape_p_value(tried.x, tried.y)
+    if p_value > SHAPE_LEVEL:
+        why = (
+            f"losses of {tried.y.size} completed trials from {_rate(tried.x.min())} to {_rate(tried.x.max())} differ by "
+            f"{np.ptp(tried.y):.3g} nats without a bowl that stands out from their noise (p = {p_value:.2g})"
+        )
+        return _outcome(tried, "flat", why)
+    return _judge(tried, fit_bowl(tried.x, tried.y, seed, noise), np.log(low), np.log(high), level)
+
+
+def _sort(trials: pd.DataFrame) -> _Tried:
+    ordered = trials.sort_values(["lr", "val_loss", "status"])
+    x, y, status = np.log(ordered["lr"].to_numpy(float)), ordered["val_loss"].to_numpy(float), ordered["status"].to_numpy()
+    lost = np.isin(status, ["completed", "pruned"]) & ~np.isfinite(y)
+    completed, pruned = (status == "completed") & ~lost, (status == "pruned") & ~lost
+    names = ", ".join(_rate(v) for v in x[lost])
+    note = f"; without a finite loss, counted as diverged: {names}" if lost.any() else ""
+    return _Tried(x[completed], y[completed], x[pruned], x[(status == "diverged") | lost], note)
+
+
+def _judge(tried: _Tried, bowl: Bowl, low: float, high: float, level: float) -> Optimum:
+    """Status of a fitted bowl: does it have a minimum, inside what was tried, and is it known well enough?"""
+    best = float(tried.x[tried.best])
+    bottom, top = _brackets(tried, BRACKET_NOISE * bowl.noise_bound, low, high)
+    below, above = bowl.interval(level, bottom, top)
+    inside = bottom < bowl.vertex < top
+    vague = inside and above - below > FLAT_SHARE * (top - bottom if bottom <= low or top >= high else high - low)
+    side = _over(tried, bowl.vertex, low, high) or (None if vague else _touched(*bowl.interval(TOUCH_LEVEL, bottom, top), low, high))
+    if side is not None:
+        end = _rate(low if side == "low" else high)
+        why = f"best trial {_rate(best)}, {_where(bowl.vertex, side)}: the optimum may lie past the {side} end {end} of the range"
+        return _outcome(tried, "edge", why, side=side)
+    if vague:
+        why = f"the interval {_rate(below)} to {_rate(above)} spans most of the range"
+        return _outcome(tried, "flat", why, bowl, below, above)
+    by_cliff = np.isfinite(tried.cliff) and bowl.vertex >= tried.x.max()
+    if not inside and not by_cliff:
+        return _outcome(tried, "unresolved", f"the {bowl.n} trials near the best, {_rate(best)}, don't curve upwards")
+    minimum = _rate(float(np.clip(bowl.vertex, tried.x.min(), tried.x.max())))
+    why = f"minimum {minimum}, {100 * level:g} % interval {_rate(below)} to {_rate(above)}, from {bowl.n} trials"
+    if by_cliff:
+        why += f", just below the divergence at {_rate(tried.cliff)}"
+    return _outcome(tried, "resolved", why, bowl, below, above)
+
+
+def _brackets(tried: _Tried, margin: float, low: float, high: float) -> tuple[float, float]:
+    """The log rates between which the optimum must lie: on each side the nearest clearly worse trial, the cliff, or the end."""
+    best, worse = tried.x[tried.best], tried.x[tried.y > tried.y.min() + margin]
+    return float(max([low, *worse[worse < best]])), float(min([high, tried.cliff, *worse[worse > best]]))
+
+
+def _over(tried: _Tried, vertex: float, low: float, high: float) -> Side | None:
+    """The end of the range that the best trial or the minimum is at or over; divergence is a bracket, not an end."""
+    best, bounds = tried.x[tried.best], np.concatenate([tried.x, tried.pruned])
+    if not np.isfinite(tried.cliff) and (vertex >= high or best >= bounds.max()):
+        return "high"
+    return "low" if vertex <= low or best <= bounds.min() else None
+
+
+def _touched(below: float, above: float, low: float, high: float) -> Side | None:
+    """The end of the range that the interval reaches: what lies past it can't be ruled out."""
+    return "high" if above >= high else "low" if below <= low else None
+
+
+def _outcome(
+    tried: _Tried, status: Status, why: str, bowl: Bowl | None = None, below: float = NAN, above: float = NAN, side: Side | None = None
+) -> Optimum:
+    x, y, best = tried.x, tried.y, tried.best if tried.y.size else None
+    best_x, best_y = (float(x[best]), float(y[best])) if best is not None else (NAN, NAN)
+    fitted, used, fitted_loss, regret = NAN, best_x, NAN, NAN
+    if bowl is not None:
+        fitted = float(np.clip(bowl.vertex, x.min(), x.max()))
+        used = fitted if status == "resolved" else best_x
+        fitted_loss = bowl.at(fitted)
+        regret = max(bowl.at(used) - fitted_loss, 0.0)
+    stable = np.concatenate([x, tried.pruned])
+    return Optimum(
+        lr=_exp(used),
+        status=status,
+        reason=f"{status}: {why}{tried.note}",
+        fitted_lr=_exp(fitted),
+        fitted_low=_exp(below),
+        fitted_high=_exp(above),
+        fitted_val_loss=fitted_loss,
+        best_lr=_exp(best_x),
+        best_val_loss=best_y,
+        regret=regret,
+        highest_stable_lr=_exp(stable.max()) if stable.size else NAN,
+        cliff_lr=_exp(tried.cliff) if x.size and np.isfinite(tried.cliff) else NAN,
+        n_completed=y.size,
+        n_pruned=tried.pruned.size,
+        n_diverged=tried.diverged.size,
+        edge_side=side,
+        noise=bowl.noise if bowl else NAN,
+        window_low=_exp(bowl.low) if bowl else NAN,
+        window_high=_exp(bowl.high) if bowl else NAN,
+        bowl=bowl,
+    )
+
+
+def _where(vertex: float, side: Side) -> str:
+    return f"fitted minimum {_rate(vertex)}" if abs(vertex) < FAR else f"losses still fall towards the {side} end"
+
+
+def _exp(x: float) -> float:
+    return float(np.exp(x))
+
+
+def _rate(x: float) -> str:
+    return f"{np.exp(x):.2g}"
