@@ -1,0 +1,259 @@
+"""What the report says, in the order in which a reader wants it: results in, blocks out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.results import Results
+from reports import numbers, tables
+from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture, Samples, Spans, Table, Verbatim, bullets, paragraph
+from reports.findings import findings
+from reports.limits import limits
+from reports.numbers import count, duration, listed, plural, power, short
+from reports.summary import best, chosen, floor, measured, rungs
+
+TEXTS_A_CELL = 2
+MOMENTS = 6
+LONGEST = 88
+COUNTED = {
+    "read": "texts read", "empty": "empty, dropped", "duplicates": "duplicates, dropped",
+    "removed_validation": "validation texts that training holds, removed", "removed_test": "test texts that training holds, removed",
+    "cut": "texts cut to the sequence length", "unknown": "characters that training never saw",
+}  # fmt: skip
+
+
+def build(results: Results, pictures: list[Picture], absent: list[str], times: bool = True) -> Document:
+    """The whole document. `absent`: a sentence for each figure that has nothing to show."""
+    sections: list[tuple[str, Sequence[Block]]] = [
+        ("The answer", _answer(results)),
+        ("Planned and done", _plan(results, times)),
+        ("The rungs", _rungs(results)),
+        ("Figures", [*pictures, *([bullets(absent)] if absent else [])]),
+        ("Samples", list(_samples(results))),
+        ("NLL and top-1 accuracy together", _correlations(results)),
+        ("Limits of this study", [bullets([limit.text for limit in limits(results)])]),
+        ("Excluded, diverged, failed, pruned and skipped", _ledger(results)),
+        ("Data, and how to repeat every number", _provenance(results, times)),
+    ]
+    blocks = [block for i, (title, body) in enumerate(sections, 1) for block in (Heading(f"{i} {title}"), *body)]
+    return Document(f"Study: {results.study.get('study', '')}", _subtitle(results), tuple(blocks))
+
+
+def _subtitle(results: Results) -> str:
+    runs = results.runs[results.runs["status"] != "skipped"]
+    sizes = measured(results)
+    reach = f", {short(sizes[0].n_params)} to {short(sizes[-1].n_params)} parameters" if len(sizes) > 1 else ""
+    return f"{plural(len(runs), 'run')} of {plural(len(sizes), 'size')}{reach}, on {results.data.get('source', 'unknown data')}"
+
+
+def _answer(results: Results) -> list[Block]:
+    found = findings(results)
+    answer = tuple(f.text for f in found[:3]) or ("No run at a chosen learning rate has completed yet: there is no answer.",)
+    remedies = [limit.remedy for limit in limits(results) if limit.remedy]
+    change = "; ".join(remedies) + "." if remedies else "nothing that more runs of this study would add."
+    change = change[:1].upper() + change[1:]
+    box = Box(
+        (
+            ("Question", (str(results.study.get("question", "")),)),
+            ("Hypothesis", (str(results.study.get("hypothesis", "")),)),
+            ("Answer", answer),
+            ("What would change it", (change,)),
+        )
+    )
+    rest: list[Block] = [paragraph("Also found:"), bullets([f.text for f in found[3:]])] if found[3:] else []
+    return [box, *rest, paragraph(_conventions(results))]
+
+
+def _conventions(results: Results) -> str:
+    known = " The best possible value is computed from the distribution that the texts were drawn from." if floor(results) else ""
+    return (
+        "NLL is in nats per text: summed over the characters of a text and its end, then averaged over texts. Top-1 accuracy is the share "
+        "of those same characters whose most likely prediction is right. Values in brackets and after ± are 95 % t intervals over seeds; a "
+        f"value without one rests on a single run.{known}"
+    )
+
+
+def _plan(results: Results, times: bool) -> list[Block]:
+    plan, ladder = results.plan, rungs(results)
+    said = [f"The study planned {plural(sum(r.runs_planned for r in ladder), 'run')} on {plan.get('device', 'an unknown device')}"]
+    said.append(f" ({plural(int(plan.get('workers') or 1), 'worker')}, {plan.get('precision', 'float32')}).")
+    if plan.get("cut"):
+        said.append(
+            f" To fit {duration(plan.get('within_s') or numbers.NAN)} token budgets were cut by a factor of {2 ** (plan['cut'] / 2):.3g}."
+        )
+    if times:
+        took = results.invocations["seconds"].sum()
+        estimate = duration(plan.get("estimated_s") or numbers.NAN)
+        said.append(f" It was estimated at {estimate} and took {duration(took)} in {plural(len(results.invocations), 'start')}.")
+    skipped = [f"{r.name} {r.skipped}" for r in ladder if r.skipped]
+    if skipped:
+        said.append(f" Left out on this machine: {listed(skipped)}.")
+    note = " Times are those of all runs of a rung, on one core." if times else ""
+    caption = f"Plan against what was done. Tokens and epochs are those of one run at the chosen rate, repeats counted.{note}"
+    return [paragraph("".join(said)), Table(tables.plan_table(results, times), caption, left=("Rung",))]
+
+
+def _rungs(results: Results) -> list[Block]:
+    top, known = best(results), floor(results)
+    lowest = f" The lowest validation NLL is that of {top.name}." if top else ""
+    bound = ""
+    if known:
+        bound = (
+            f" Best possible on these test texts: NLL {numbers.fixed(known['nll'], 2)}, top-1 {numbers.fixed(known['top1'] * 100, 1)} %."
+        )
+    seeds = sorted({r.seeds for r in measured(results)})
+    over = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds" if seeds else "no seed"
+    spread = (
+        f"± is half the 95 % t interval over {over} at the chosen rate"
+        if seeds[-1:] > [1]
+        else f"Values rest on {over}: there is no interval"
+    )
+    caption = f"Test results, nats per text and per cent. {spread}; columns at the default rate are one run each.{lowest}{bound}"
+    return [Table(tables.rung_table(results, times=False), caption, left=("Rung", "Best rate", "Outcome"))]
+
+
+def _samples(results: Results) -> Iterator[Block]:
+    sets = results.samples[results.samples["key"].isin(chosen(results)["key"])]
+    if sets.empty:
+        yield paragraph("No texts were sampled.")
+        return
+    yield paragraph(f"The first {TEXTS_A_CELL} texts of each set, not chosen by eye; the lowest seed of each rung.")
+    for rung in rungs(results):
+        own = sets[sets["rung"] == rung.name]
+        ends = own[(own["at"] == "end") & (own["seed"] == own["seed"].min())].sort_values("temperature")
+        if len(ends):
+            yield Heading(rung.name, 2)
+            yield Samples("Temperature", tuple((f"{row['temperature']:g}", _first(row["texts"])) for _, row in ends.iterrows()))
+    yield from _learning(results, sets)
+
+
+def _learning(results: Results, sets: pd.DataFrame) -> Iterator[Block]:
+    """The best rung's texts at a few of the moments when its validation NLL reached a new low."""
+    top = best(results)
+    own = sets[(sets["rung"] == top.name) & (sets["at"] == "best")] if top else sets.iloc[:0]
+    own = own[own["seed"] == own["seed"].min()].sort_values("step")
+    if own.empty or not top:
+        return
+    last = len(own) - 1
+    picked = own.iloc[sorted({round(i * last / (MOMENTS - 1)) for i in range(MOMENTS)})]
+    yield Heading(f"{top.name} as it learned", 2)
+    yield paragraph(
+        f"Sampled at temperature {own['temperature'].iloc[0]:g} when validation NLL reached a new low; by training tokens seen."
+    )
+    yield Samples("Tokens", tuple((short(row["tokens"]), _first(row["texts"])) for _, row in picked.iterrows()))
+
+
+def _first(texts: list[str]) -> tuple[str, ...]:
+    shown = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in list(texts)[:TEXTS_A_CELL]]
+    return tuple(text or "(an empty text)" for text in shown)
+
+
+def _correlations(results: Results) -> list[Block]:
+    inside, across, published = tables.within_table(results), tables.across_table(results), tables.published_table(results)
+    if inside.empty:
+        return [paragraph("No completed run has both metrics.")]
+    blocks: list[Block] = [
+        Table(inside, "Pearson's r between validation NLL and top-1 over the evaluations of a run. These follow each other, "
+              "so the spread over seeds stands in place of an interval.", left=("Rung",))
+    ]  # fmt: skip
+    if len(across):
+        caption = (
+            "The same across finished runs, with Fisher intervals. Both metrics follow size, so r is near minus one by construction; the "
+            "last column takes a straight line in the logarithm of the parameters out of each."
+        )
+        blocks.append(Table(across, caption, left=("Finished runs",)))
+    if len(published):
+        blocks.append(Table(published, _published_caption(results), left=("Rung",)))
+    return blocks
+
+
+def _published_caption(results: Results) -> str:
+    same = "headline_cause" in str(results.study.get("data", {}).get("path", ""))
+    other = "" if same else " The published numbers are on another data set and can't be compared directly."
+    return (
+        "Beside the assignment's published results, in its convention (all positions, padding counted), one seed each at 1e-3. Its report "
+        f"gives 166.65 and, in its text, 116.65 for the 10M model. Padding is easy to predict and flatters top-1.{other}"
+    )
+
+
+def _ledger(results: Results) -> list[Block]:
+    ended, trials = tables.ended_table(results), tables.trial_table(results)
+    blocks: list[Block] = []
+    if len(ended):
+        blocks.append(Table(ended, "Runs that did not complete. No mean or interval includes them.", left=tuple(ended.columns)))
+    else:
+        blocks.append(paragraph("All ladder and ablation runs completed."))
+    if len(trials):
+        blocks.append(Table(trials, "Trials of the learning-rate searches by outcome.", left=("Rung", "Verdict on the optimum")))
+        blocks.append(bullets([*_verdicts(results), *_broken(results)]))
+    return blocks
+
+
+def _verdicts(results: Results) -> list[str]:
+    searches = results.searches[results.searches["lr_status"] != "resolved"].sort_values("n_params")
+    said = {"edge": "lies at the end of the range", "flat": "is flat", "unresolved": "is not resolved"}
+    return [f"{row['rung']}: the optimum {said.get(row['lr_status'], row['lr_status'])}. {row['reason']}" for _, row in searches.iterrows()]
+
+
+def _broken(results: Results) -> list[str]:
+    """Why trials diverged or failed, one line a rung and outcome."""
+    trials = results.runs[(results.runs["stage"] == "search") & results.runs["status"].isin(["diverged", "failed"])]
+    lines = []
+    for (_, rung, status), group in trials.groupby(["n_params", "rung", "status"], sort=True):
+        rates = listed([power(lr) for lr in sorted(group["lr"])[:4]]) + (" and more" if len(group) > 4 else "")
+        reasons = [str(reason) for reason in group.sort_values("lr")["reason"].dropna().unique()]
+        others = f" (and {plural(len(reasons) - 1, 'other reason')})" if len(reasons) > 1 else ""
+        lines.append(
+            f"{rung}: {plural(len(group), 'trial')} {status} at {rates}: {reasons[0] if reasons else 'no reason recorded'}{others}."
+        )
+    return lines
+
+
+def _provenance(results: Results, times: bool) -> list[Block]:
+    blocks: list[Block] = [_data(results.data), Heading("Shapes", 2)]
+    blocks.append(Table(tables.shape_table(results), "Shapes and parameters by group, the rungs left out included.", left=("Rung",)))
+    blocks += [Heading("To repeat", 2), Verbatim("\n".join(_commands(results))), _versions(results.plan, times)]
+    if times and len(results.invocations):
+        blocks.append(Table(tables.invocation_table(results), "Starts of this study.", left=("Started", "Machine")))
+    keys = tables.key_table(results)
+    if len(keys):
+        caption = "Identity of each run: the same key means the same run. Trials, and all numbers at full precision, are in results.csv."
+        blocks.append(Table(keys, caption, left=tuple(keys.columns)))
+    return blocks
+
+
+def _data(data: Mapping[str, Any]) -> Bullets:
+    splits = [f"{count(data.get(f'n_{split}', numbers.NAN))} {split}" for split in ("train", "validation", "test")]
+    sizes = f"{listed(splits)} texts".replace(" train,", " training,")
+    dropped = [f"{count(n)} {COUNTED.get(name, name.replace('_', ' '))}" for name, n in data.get("counts", {}).items() if n]
+    items: list[str | Spans] = [
+        f"Source: {data.get('source')}, revision {data.get('revision')}. Licence: {data.get('licence')}.",
+        f"{sizes}; metrics are read on at most {count(data.get('eval_texts', numbers.NAN))}.",
+        f"A text has {data.get('mean_tokens', 0):.1f} predicted tokens on average, of {count(data.get('vocab_size', numbers.NAN))} values, "
+        f"in sequences of at most {data.get('seq_len')}.",
+        f"Counted while preparing: {', '.join(dropped) or 'nothing'}.",
+        ("Fingerprint: ", Code(str(data.get("fingerprint", "")))),
+        *(str(notice) for notice in data.get("notices", [])),
+    ]
+    return bullets(items)
+
+
+def _commands(results: Results) -> list[str]:
+    commands = list(dict.fromkeys(str(command) for command in results.invocations["command"]))
+    return [*commands, f"python -m harness report {results.study.get('study', '')}"]
+
+
+def _versions(plan: Mapping[str, Any], times: bool) -> Bullets:
+    git = plan.get("git") or {}
+    state = ", with uncommitted changes" if git.get("dirty") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in plan.get("versions", {}).items())
+    items: list[str | Spans] = [
+        f"Versions: {versions}.",
+        ("Source code: commit ", Code(str(git.get("commit") or "unknown")[:12]), f"{state}."),
+        f"Each run used {plural(int(plan.get('threads') or 1), 'thread')} in {plan.get('precision')}. Results are equal bit for bit for "
+        "one recorded plan on one machine.",
+    ]
+    if times:
+        items.append(f"Machine: {plan.get('machine')}. Plan recorded {str(plan.get('created', ''))[:19].replace('T', ' ')}.")
+    return bullets(items)

@@ -1,0 +1,116 @@
+"""Validation loss against learning rate, a panel a rung: the bowl, the chosen rate, and where training breaks."""
+
+import math
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from harness.results import Results
+from reports import style
+from reports.numbers import power
+from reports.summary import default_lr
+
+TITLE = "Learning-rate searches"
+PLACE = 3
+ABSENT = "No learning rate was searched."
+SEARCH = ["rung", "lr", "lr_status", "fitted_low", "fitted_high"]
+
+
+def prepare(results: Results) -> pd.DataFrame:
+    """A row per trial, with its rung's chosen rate and that rate's interval."""
+    trials = results.runs[results.runs["stage"] == "search"]
+    if trials.empty:
+        return pd.DataFrame(columns=["rung", "place", "places"])
+    searches = results.searches[SEARCH].rename(columns={"lr": "chosen_lr", "lr_status": "chosen_status"})
+    frame = trials[["rung", "n_params", "trial", "lr", "status", "val_loss"]].merge(style.places(results), on="rung")
+    frame = frame.merge(searches, on="rung", how="left")
+    frame["default_lr"] = default_lr(results)
+    frame["top"] = _top(frame)
+    return frame.sort_values(["place", "trial"], ignore_index=True)
+
+
+def _top(frame: pd.DataFrame) -> float:
+    """The loss above which trials are drawn at the upper edge, so that the bottoms of the bowls stay readable."""
+    completed = frame[frame["status"] == "completed"].groupby("rung")["val_loss"]
+    if not len(completed):
+        return float(frame["val_loss"].max())
+    best = completed.min()
+    return float(max((completed.quantile(0.75)).max(), best.max() + 0.5 * (best.max() - best.min())))
+
+
+@style.styled
+def draw(frame: pd.DataFrame) -> Figure:
+    """Panels share both axes, so that bowls compare by height and place."""
+    count = frame["rung"].nunique()
+    columns = count if count <= 3 else 2 if count == 4 else 3 if count <= 6 else 4
+    rows = math.ceil(count / columns)
+    figure, axes = style.panels(rows, columns, 1.6 + 4.4 * rows, sharex=True, sharey=True)
+    top = float(frame["top"].iloc[0])
+    bottom = float(frame[frame["status"] == "completed"]["val_loss"].min() if (frame["status"] == "completed").any() else top - 1)
+    room = max(top - bottom, 0.01 * abs(top))
+    for place, (name, trials, color, marker) in enumerate(style.each_rung(frame)):
+        _panel(axes.flat[place], trials, color, marker, top, top + 0.13 * room)
+        axes.flat[place].set_title(name)
+    axes[0, 0].set_ylim(bottom - 0.1 * room, top + 0.22 * room)
+    style.rate_axis(axes[0, 0], "x", pd.concat([frame["lr"], frame["default_lr"]]), most=4)
+    for spare in axes.flat[count:]:
+        spare.set_visible(False)
+    for ax in axes.flat[max(count - columns, 0) : count]:
+        ax.tick_params(labelbottom=True)
+        ax.set_xlabel("learning rate")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("validation loss\n(nats per token)")
+    style.legend_below(figure, _handles(frame), columns=4)
+    return figure
+
+
+def _panel(ax: Axes, trials: pd.DataFrame, color: str, marker: str, top: float, rug: float) -> None:
+    first = trials.iloc[0]
+    if pd.notna(first["fitted_low"]):
+        ax.axvspan(first["fitted_low"], first["fitted_high"], color=color, alpha=0.15, linewidth=0)
+    ax.axvline(first["default_lr"], color=style.DEFAULT_COLOR, linestyle=":", linewidth=1)
+    if pd.notna(first["chosen_lr"]):
+        ax.axvline(first["chosen_lr"], color=color, linewidth=1.2)
+    completed = trials[(trials["status"] == "completed") & trials["val_loss"].notna()].sort_values("lr")
+    pruned = trials[(trials["status"] == "pruned") & trials["val_loss"].notna()]
+    ax.plot(completed["lr"], completed["val_loss"], color=color, linewidth=0.8, alpha=0.6)
+    inside = completed[completed["val_loss"] <= top]
+    ax.plot(inside["lr"], inside["val_loss"], linestyle="", marker=marker, color=color)
+    low = pruned[pruned["val_loss"] <= top]
+    ax.plot(low["lr"], low["val_loss"], linestyle="", marker=marker, markerfacecolor="white", markeredgecolor=color)
+    for rows, fill in ((completed[completed["val_loss"] > top], color), (pruned[pruned["val_loss"] > top], "white")):
+        ax.plot(rows["lr"], [rug] * len(rows), linestyle="", marker="^", markerfacecolor=fill, markeredgecolor=color)
+    broken = trials[trials["status"].isin(["diverged", "failed"])]
+    ax.plot(broken["lr"], [rug] * len(broken), linestyle="", marker="x", color="black", markeredgewidth=1.2)
+
+
+def _handles(frame: pd.DataFrame) -> list[Line2D | Patch]:
+    grey = style.GREY
+    status = set(frame["status"])
+    handles: list[Line2D | Patch] = [Line2D([], [], color=grey, marker="o", linewidth=0.8, label="completed")]
+    if "pruned" in status:
+        handles.append(Line2D([], [], color=grey, marker="o", markerfacecolor="white", linestyle="", label="pruned (last value)"))
+    if status & {"diverged", "failed"}:
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", markeredgewidth=1.2, label="diverged"))
+    if (frame["val_loss"] > frame["top"]).any():
+        handles.append(Line2D([], [], color=grey, marker="^", linestyle="", label="above the panel"))
+    handles.append(Line2D([], [], color=grey, linewidth=1.2, label="chosen rate"))
+    if frame["fitted_low"].notna().any():
+        handles.append(Patch(color=grey, alpha=0.25, linewidth=0, label="95 % interval of the optimum"))
+    rate = power(float(frame["default_lr"].iloc[0]))
+    handles.append(Line2D([], [], color=style.DEFAULT_COLOR, linestyle=":", linewidth=1, label=f"default {rate}"))
+    return handles
+
+
+def caption(frame: pd.DataFrame) -> str:
+    """What to see."""
+    censored = frame[frame["chosen_status"] != "resolved"].drop_duplicates("rung")
+    said = [f"{row['rung']} ({row['chosen_status']})" for _, row in censored.iterrows()]
+    note = f" No minimum inside the range was resolved for {', '.join(said)}: there the line is the best completed trial." if said else ""
+    return (
+        f"Each point is a trial of the learning-rate search. A rung's best rate is where its bowl is lowest. "
+        f"Crosses at the top are trials that diverged or failed, triangles values above the panel.{note}"
+    )

@@ -1,0 +1,132 @@
+"""Every figure found: a frame, a picture from that frame alone, and no text that is cut off or lies on other text."""
+
+import io
+from dataclasses import replace
+from itertools import combinations, pairwise
+from unittest.mock import patch
+
+import pandas as pd
+import pytest
+from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from harness import plugins
+from reports import style
+from reports.document import FIGURES, figures
+from tests.synthetic import synthetic_results
+
+NAMES = plugins.names(FIGURES)
+STUDIES = {
+    "two rungs": synthetic_results(2),
+    "eight rungs": synthetic_results(8),
+    "one seed, no floor": synthetic_results(4, seeds=1, floor=False),
+}
+SMALLEST_PT = 8
+
+
+def texts(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Every text that is really drawn, with its extent in pixels: labels of ticks outside of an axis exist, but are not."""
+    canvas, drawn = FigureCanvasAgg(figure), []
+    draw = Text.draw
+
+    def record(artist: Text, renderer: RendererBase) -> None:
+        drawn.append(artist)
+        draw(artist, renderer)
+
+    canvas.draw()
+    with patch.object(Text, "draw", record):
+        canvas.draw()
+    # An annotation's own extent includes its arrow, which may well cross a text.
+    shown = [artist for artist in drawn if artist.get_visible() and artist.get_text().strip()]
+    return [(artist.get_text(), Text.get_window_extent(artist, canvas.get_renderer())) for artist in shown]
+
+
+@pytest.fixture(params=STUDIES)
+def study(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_holds_its_contract(name: str, study: str) -> None:
+    module = plugins.load(FIGURES, name, "figure")
+    frame = module.prepare(STUDIES[study])
+    assert isinstance(frame, pd.DataFrame) and len(frame)
+    assert module.TITLE and module.ABSENT.endswith(".") and module.caption(frame).endswith(".")
+    before = frame.copy(deep=True)
+    figure = module.draw(frame)
+    assert isinstance(figure, Figure)
+    pd.testing.assert_frame_equal(frame, before)
+    assert figure.get_figwidth() * 2.54 <= style.WIDTH_CM + 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_is_cut_or_covered(name: str, study: str) -> None:
+    module = plugins.load(FIGURES, name, "figure")
+    figure = module.draw(module.prepare(STUDIES[study]))
+    found = texts(figure)
+    assert len(found) > 5
+    canvas = figure.bbox
+    for text, box in found:
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= canvas.x1 + 1 and box.y1 <= canvas.y1 + 1, f"{text!r} is cut off: {box}"
+    for (a, box_a), (b, box_b) in combinations(found, 2):
+        both = Bbox.intersection(box_a, box_b)
+        covered = both is not None and both.width > 1 and both.height > 1
+        assert not covered, f"{a!r} lies on {b!r}"
+    assert all(text.get_fontsize() >= SMALLEST_PT for text in figure.findobj(Text) if isinstance(text, Text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_figure_is_drawn_from_what_its_csv_holds(name: str) -> None:
+    module = plugins.load(FIGURES, name, "figure")
+    frame = module.prepare(STUDIES["two rungs"])
+    again = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
+    assert picture(module.draw(frame)) == picture(module.draw(again))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_of_a_column_is_shown(name: str) -> None:
+    module = plugins.load(FIGURES, name, "figure")
+    figure = module.draw(module.prepare(STUDIES["eight rungs"]))
+    assert not [text for text, _ in texts(figure) if "_" in text]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_study_without_runs_gives_an_empty_frame(name: str) -> None:
+    results = STUDIES["two rungs"]
+    none = {field: getattr(results, field).iloc[:0] for field in ("runs", "evaluations", "samples", "searches", "invocations")}
+    assert plugins.load(FIGURES, name, "figure").prepare(replace(results, **none)).empty
+
+
+def test_a_rung_keeps_its_colour_and_marker_in_every_figure() -> None:
+    looks: dict[str, set[tuple[str, str]]] = {}
+    for _, module in figures():
+        for rung, _, color, marker in style.each_rung(module.prepare(STUDIES["eight rungs"])):
+            looks.setdefault(rung, set()).add((color, marker))
+    assert len(looks) == 8 and all(len(look) == 1 for look in looks.values())
+    assert len(set.union(*looks.values())) == 8
+
+
+def test_colours_get_lighter_with_size_so_that_they_survive_a_grey_print() -> None:
+    shades = [int(style.color(i, 8)[1:3], 16) * 0.299 + int(style.color(i, 8)[3:5], 16) * 0.587 for i in range(8)]
+    assert shades == sorted(shades)
+
+
+@pytest.mark.parametrize(("low", "high"), [(2e4, 4.1e4), (1e3, 1e7), (1e-5, 3e-2), (1e11, 3e14), (9.5e4, 1.1e5)])
+def test_a_log_axis_has_a_few_round_labels(low: float, high: float) -> None:
+    ticks = style.log_ticks(low, high, 6)
+    assert 1 <= len(ticks) <= 6 and all(low <= t <= high for t in ticks)
+
+
+def test_labels_are_spread_apart_in_order() -> None:
+    moved = style.spread([0.1, 0.11, 0.12, 0.9], 0.1)
+    assert moved == sorted(moved) and all(b - a >= 0.1 - 1e-9 for a, b in pairwise(moved))
+    assert moved[3] == 0.9
+
+
+def picture(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=40, metadata={"Software": None})
+    return data.getvalue()
