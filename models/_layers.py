@@ -1,0 +1,90 @@
+"""What architectures share: a batch of texts of unequal length without its padding, and rotary positions.
+
+Shapes: B texts, T positions, N real tokens, H heads, D values a head.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The real tokens of a batch, text after text.
+
+    `flat_N` is row * length + position: where a token lies in the padded (batch_size, length) layout.
+    It is None where nothing is padding, so that the packed and the padded layout are the same.
+    """
+
+    ids_N: Tensor
+    position_N: Tensor
+    flat_N: Tensor | None
+    batch_size: int
+    length: int
+    targets_N: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """The same batch on another device."""
+        move = [None if t is None else t.to(device, non_blocking=True) for t in (self.ids_N, self.position_N, self.flat_N, self.targets_N)]
+        ids_N, position_N, flat_N, targets_N = move
+        assert ids_N is not None and position_N is not None
+        return Packed(ids_N, position_N, flat_N, self.batch_size, self.length, targets_N)
+
+
+def unpacked(ids_BT: Tensor) -> Packed:
+    """A padded batch, every position of which counts as a token."""
+    batch_size, length = ids_BT.shape
+    position_N = torch.arange(length, device=ids_BT.device).repeat(batch_size)
+    return Packed(ids_BT.reshape(-1), position_N, None, batch_size, length)
+
+
+class _Pad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NC: Tensor, flat_N: Tensor, n_places: int) -> Tensor:
+        ctx.save_for_backward(flat_N)
+        return x_NC.new_zeros(n_places, x_NC.shape[1]).index_copy_(0, flat_N, x_NC)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (flat_N,) = ctx.saved_tensors
+        return unpad(grads[0], flat_N), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_PC: Tensor, flat_N: Tensor) -> Tensor:
+        ctx.save_for_backward(flat_N)
+        ctx.n_places = len(x_PC)
+        return x_PC.index_select(0, flat_N)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (flat_N,) = ctx.saved_tensors
+        return pad(grads[0], flat_N, ctx.n_places), None
+
+
+def pad(x_NC: Tensor, flat_N: Tensor, n_places: int) -> Tensor:
+    """Token rows to their places in the padded layout, zeros elsewhere: (n_places, C). No place is taken twice: the gradient is a copy."""
+    out_PC: Tensor = _Pad.apply(x_NC, flat_N, n_places)  # type: ignore[no-untyped-call]
+    return out_PC
+
+
+def unpad(x_PC: Tensor, flat_N: Tensor) -> Tensor:
+    """The rows of the padded layout that hold a token, (N, C); the inverse of `pad`."""
+    out_NC: Tensor = _Unpad.apply(x_PC, flat_N)  # type: ignore[no-untyped-call]
+    return out_NC
+
+
+def rotary(length: int, d_head: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the position angles, each (length, d_head // 2). Su et al. 2021 (RoFormer), base 10,000."""
+    frequency = 10_000.0 ** (-torch.arange(0, d_head, 2, device=device, dtype=torch.float64) / d_head)
+    angle = torch.arange(length, device=device, dtype=torch.float64)[:, None] * frequency
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first half of the last dimension against the second, by the angles of each position."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
