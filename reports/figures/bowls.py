@@ -36,7 +36,8 @@ def _top(frame: pd.DataFrame) -> float:
     """The loss above which trials are drawn at the upper edge, so that the bottoms of the bowls stay readable."""
     completed = frame[frame["status"] == "completed"].groupby("rung")["val_loss"]
     if not len(completed):
-        return float(frame["val_loss"].max())
+        # Trials that broke before their first evaluation have no loss at all; their crosses still need a panel.
+        return float(frame["val_loss"].fillna(1.0).max())
     best = completed.min()
     return float(max((completed.quantile(0.75)).max(), best.max() + 0.5 * (best.max() - best.min())))
 

@@ -1,0 +1,145 @@
+"""The other verbs: `python -m harness status|report|sample|sync|list|ui`. Thin: each parses, calls and prints."""
+
+import argparse
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import harness
+from harness import environment, errors, plugins, terminal, tracking
+from harness.console import Console
+from harness.errors import HarnessError, StudyError
+from harness.invocation import JOURNAL
+from harness.journal import read
+from harness.plan import Plan
+from harness.record import Record
+from harness.results import from_record, write_csv
+from harness.run import ROOT
+from harness.writing import write_texts
+from reports import document
+from reports.tables import rung_table
+
+PLUGINS = {"archs": "models", "sources": "harness.data.sources", "tokenizers": "harness.data.tokenizers", "figures": "reports.figures"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one verb; the exit code says how it ended."""
+    options = parser().parse_args(arguments)
+    verb: Callable[[argparse.Namespace], None] = options.verb
+    try:
+        verb(options)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return errors.INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print("This is a bug of the harness, not of your study.", file=sys.stderr)
+        return errors.BUG
+    return errors.DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m harness", description="Look at, and work with, studies that have been run.")
+    top.add_argument("--version", action="version", version=f"harness {harness.__version__}")
+    verbs = top.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, call: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text)
+        sub.set_defaults(verb=call)
+        return sub
+
+    verb("status", status, "how far a study is").add_argument("study", metavar="STUDY")
+    made = verb("report", report, "write results.csv and the report again, from the record")
+    made.add_argument("study", metavar="STUDY")
+    made.add_argument("--no-times", action="store_true", help="leave out what differs between two machines")
+    drawn = verb("sample", sample, "let a trained run write texts")
+    drawn.add_argument("run", metavar="RUN", help="a run's key or the beginning of it, or its name, as in results.csv")
+    drawn.add_argument("--temperature", type=float, default=1.0)
+    drawn.add_argument("--n", type=int, default=5)
+    drawn.add_argument("--seed", type=int, default=0)
+    verb("sync", sync, "bring MLflow level with the record").add_argument("study", metavar="STUDY")
+    verb("list", list_plugins, "what can be named in a study file").add_argument("what", choices=sorted(PLUGINS))
+    verb("ui", ui, "open MLflow over mlruns/").add_argument("--port", type=int, default=tracking.UI_PORT)
+    return top
+
+
+def load(study: str) -> tuple[Path, Record]:
+    """A study's folder and record, by its name or its folder's path.
+
+    Raises:
+        StudyError: there is none, or it was stopped before it had a plan.
+    """
+    folder = ROOT / Path(study).name
+    if not (folder / JOURNAL).exists():
+        known = sorted(path.parent.name for path in ROOT.glob(f"*/{JOURNAL}"))
+        there = f"There are: {', '.join(known)}." if known else "Nothing has been run here yet."
+        raise StudyError(f"no study {study!r} under {ROOT}/.{plugins.nearest(study, known)} {there}")
+    record = Record.of(read(folder / JOURNAL))
+    if not record.plan:
+        raise StudyError(f"study {folder.name} was started, but has no plan yet. Run it first.")
+    return folder, record
+
+
+def status(options: argparse.Namespace) -> None:
+    """The plan with what is done of it."""
+    _, record = load(options.study)
+    plan, console = Plan.from_dict(record.plan), Console()
+    console.print(terminal.plan_table(plan, record, console.width))
+    for note in terminal.plan_notes(plan, record):
+        console.say(f" {note}")
+    counts = "   ".join(f"{name} {n}" for name, n in sorted(record.status_counts().items()))
+    console.say(f" {counts or 'no run has ended yet'}")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Rebuild what is made of the record, without training."""
+    folder, record = load(options.study)
+    results = from_record(record)
+    write_csv(results.runs, folder / "results.csv")
+    paths = document.write(results, folder / "report", results.study["report"]["formats"], times=not options.no_times)
+    console = Console()
+    console.print(terminal.frame_table(rung_table(results), console.width))
+    for path in (folder / "results.csv", *(path for path in paths if path.parent.name == "report")):
+        console.say(f" {path}")
+
+
+def sample(options: argparse.Namespace) -> None:
+    """Texts of a run whose weights were kept."""
+    if options.temperature <= 0 or options.n < 1:
+        raise StudyError("sample: --temperature must be above 0 and --n at least 1")
+    for text in write_texts(ROOT, options.run, options.n, options.temperature, options.seed):
+        print(text)
+
+
+def sync(options: argparse.Namespace) -> None:
+    """Write to MLflow what it doesn't have yet."""
+    folder, _ = load(options.study)
+    projection = tracking.Projection(folder / JOURNAL, ROOT)
+    count = projection.sync()
+    projection.finish(folder / "report")
+    print(f"{count} events of {options.study} were written to {environment.without_secrets(projection.uri)}")
+
+
+def list_plugins(options: argparse.Namespace) -> None:
+    """Names of what is there, one a line."""
+    print("\n".join(plugins.names(PLUGINS[options.what])))
+
+
+def ui(options: argparse.Namespace) -> None:
+    """MLflow's own server, on this machine only."""
+    print(f"MLflow on http://127.0.0.1:{options.port} (Ctrl-C ends it)", flush=True)
+    subprocess.run(tracking.ui_command(ROOT, options.port), check=False)
+
+
+def console() -> None:
+    """The `harness` command."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    console()

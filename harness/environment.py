@@ -1,0 +1,89 @@
+"""Where a study runs and with what: device, precision, versions, commit. Facts for the record; none of them enters a run's identity."""
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import harness
+from harness.errors import PreflightError
+from harness.plan import Machine
+from harness.workers import worker_count
+
+PACKAGES = ("torch", "numpy", "optuna", "mlflow", "pandas", "scipy")
+_SECRET = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def machine(device: str, precision: str, most_workers: int) -> Machine:
+    """The machine as the plan needs it; `device` may be `auto`, `precision` too.
+
+    Raises:
+        PreflightError: the device that was asked for isn't there.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    chosen = next(name for name in ("cuda", "mps", "cpu") if available[name]) if device == "auto" else device
+    if not available[chosen]:
+        there = ", ".join(name for name, is_there in available.items() if is_there)
+        raise PreflightError(f"device {chosen} is not available here; there is: {there}. Nothing was run.")
+    bfloat16 = chosen == "cuda" and torch.cuda.is_bf16_supported()
+    resolved = precision if precision != "auto" else "bfloat16" if bfloat16 else "float32"
+    return Machine(chosen, worker_count(chosen, most_workers), 1, resolved)
+
+
+def describe(device: str) -> str:
+    """The machine in words."""
+    name = "CPU"
+    if device == "cuda":
+        import torch
+
+        name = torch.cuda.get_device_name()
+    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result or reads the record."""
+    found = {"python": platform.python_version(), "harness": harness.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git() -> dict[str, Any]:
+    """Commit and dirtiness of the code that runs; empty outside a checkout."""
+    folder = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def command(without: Sequence[str] = ()) -> str:
+    """The command line that started this process, as a person would type it."""
+    words = ["python", "-m", "harness.run", *(word for word in sys.argv[1:] if word not in without)]
+    return without_secrets(shlex.join(words))
+
+
+def without_secrets(text: str) -> str:
+    """A text with the user and password of addresses left out."""
+    return _SECRET.sub("***@", text)
+
+
+def now() -> str:
+    """The time as ISO 8601 with its zone."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,207 @@
+"""Walks the plan: gives runs to workers, skips what is done, retries what was cut off, and writes everything down.
+
+The record's events go in and out here: a run that is done is answered from the record, any other is trained. Outcome is data: a
+diverged, pruned or failed run ends with its status and reason, and the study goes on.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Protocol
+
+from harness.journal import Event, Journal
+from harness.record import Record
+from harness.runspec import RunSpec
+from harness.stages import Ended, Group, Lane, RateChoice, Stages
+from harness.workers import Message, Pool, Task, batches
+
+# How many times a run that fails is tried in one invocation.
+TRIES = 2
+POLL_S = 0.5
+# Labels of a run that are facts of this study rather than of the training itself.
+LABELS = ("stage", "rung", "family", "lr_source", "lr_status")
+
+
+class Watch(Protocol):
+    """Who looks on: events of the record, and how far a run is between them."""
+
+    def event(self, event: Event) -> None:
+        """An event was written."""
+
+    def progress(self, key: str, fields: Mapping[str, Any]) -> None:
+        """A run has come so far: step, tokens, tokens_per_second."""
+
+    def say(self, text: str) -> None:
+        """A sentence for people."""
+
+
+@dataclass
+class _Active:
+    """A lane and what it waits for."""
+
+    lane: Lane
+    waiting: dict[str, RunSpec] = field(default_factory=dict)
+    group: Group | None = None
+    todo: list[Task] = field(default_factory=list)
+
+
+class Executor:
+    """Runs the lanes of one invocation. `only` limits what is trained to rungs and stages whose names it has (empty: all)."""
+
+    def __init__(
+        self, journal: Journal, record: Record, pool: Pool, watch: Watch, invocation: str, deadline: float | None, only: Sequence[str] = ()
+    ) -> None:
+        self.journal, self.record, self.pool, self.watch = journal, record, pool, watch
+        self.invocation, self.deadline, self.only = invocation, deadline, frozenset(only)
+        self.stopping = self.out_of_time = False
+        self.completed = 0
+        self._said_stopping = False
+        self._tries: dict[str, int] = {}
+
+    def run(self, stages: Stages) -> None:
+        """All that the plan holds, as far as time and signals allow: the rungs, dearest first, then the ablations."""
+        rungs = sorted(stages.plan.kept, key=lambda rung: -rung.estimated_s)
+        ladder = self._walk(stages.rung(rung) for rung in rungs)
+        if not self.stopping and self._wants_stage("ablation"):
+            self._walk([stages.ablations(ladder)])
+            if stages.plan.ablation_runs and not any(event["stage"] == "ablation" for event in self.record.selected.values()):
+                self.watch.say("no ablations: no ladder run completed that they could start from")
+
+    def stop(self) -> None:
+        """Start nothing more and end the running ones after their step."""
+        self.stopping = True
+        self.pool.stop()
+
+    def note(self, kind: str, **fields: Any) -> Event:
+        """Write an event, fold it in, and show it."""
+        event = self.journal.append(kind, **fields)
+        self.record.add(event)
+        self.watch.event(event)
+        return event
+
+    def _walk(self, lanes: Iterable[Lane]) -> list[Ended]:
+        """Drive lanes to their ends side by side; how every run of them ended."""
+        active = [_Active(lane) for lane in lanes]
+        ended: list[Ended] = []
+        for one in active:
+            self._advance(one, None, ended)
+        while any(one.todo for one in active) or self.pool.busy:
+            self._submit(active)
+            if not self.pool.busy:
+                break
+            for message in self.pool.poll(POLL_S):
+                self._take(message)
+            for one in active:
+                self._answer(one, ended)
+            self._say_stopping()
+        self._say_left_out(active)
+        return ended
+
+    def _submit(self, active: Sequence[_Active]) -> None:
+        while not self.stopping and self.pool.idle:
+            one = next((one for one in active if one.todo), None)
+            if one is None:
+                return
+            if self.deadline is not None and monotonic() > self.deadline:
+                self.stopping = self.out_of_time = True
+                return
+            task = one.todo.pop(0)
+            for spec in task.specs:
+                self.note("run_started", key=spec.key, name=spec.name, spec=spec.to_dict(), invocation=self.invocation)
+            self.pool.submit(task)
+
+    def _advance(self, one: _Active, answer: list[Ended] | None, ended: list[Ended]) -> None:
+        """Let a lane go on until it has runs that must be trained, or is at its end."""
+        while True:
+            try:
+                given = next(one.lane) if answer is None else one.lane.send(answer)
+            except StopIteration:
+                one.group, one.waiting = None, {}
+                return
+            if isinstance(given, RateChoice):
+                self._choose(given)
+                answer = []
+                continue
+            one.group, one.waiting = given, {spec.key: spec for spec in given.specs}
+            for spec in given.specs:
+                self._select(spec)
+            missing = [spec for spec in one.waiting.values() if not self.record.is_done(spec.key) and self._wants(spec)]
+            one.todo = batches(missing, given.finished)
+            if missing or not self._complete(one):
+                return
+            answer = self._endings(one)
+            ended += answer
+
+    def _say_stopping(self) -> None:
+        """Say once why nothing new is started; not in the signal's handler, which may have come in the middle of a line."""
+        if not self.stopping or self._said_stopping:
+            return
+        self._said_stopping = True
+        running = f"{self.pool.busy} run{'s' if self.pool.busy > 1 else ''}"
+        if self.out_of_time:
+            self.watch.say(f"time is up: {running} may still finish, nothing new is started")
+        elif self.pool.busy:
+            self.watch.say(f"stopping {running} after the current step (Ctrl-C again: at once)")
+
+    def _say_left_out(self, active: Sequence[_Active]) -> None:
+        if self.only and not self.stopping:
+            waited_for = [spec for one in active for key, spec in one.waiting.items() if not self._is_final(key)]
+            names = dict.fromkeys(f"{spec.rung} {spec.stage}" for spec in waited_for)
+            if names:
+                self.watch.say(f"left out by --only, with all that needs it: {', '.join(names)}")
+
+    def _answer(self, one: _Active, ended: list[Ended]) -> None:
+        """If all runs that a lane waits for have ended, send it how."""
+        if one.group is not None and not one.todo and one.waiting and self._complete(one):
+            answer = self._endings(one)
+            ended += answer
+            self._advance(one, answer, ended)
+
+    def _complete(self, one: _Active) -> bool:
+        return all(self._is_final(key) for key in one.waiting)
+
+    def _is_final(self, key: str) -> bool:
+        """Done, or failed as often as it may in this invocation."""
+        status = self.record.ended.get(key, {}).get("status")
+        return self.record.is_done(key) or (status == "failed" and self._tries.get(key, 0) >= TRIES)
+
+    def _endings(self, one: _Active) -> list[Ended]:
+        assert one.group is not None
+        return [Ended(spec, self.record.ended[spec.key], self.record.history(spec.key)) for spec in one.group.specs]
+
+    def _wants(self, spec: RunSpec) -> bool:
+        return not self.only or spec.rung in self.only or spec.stage in self.only
+
+    def _wants_stage(self, stage: str) -> bool:
+        return not self.only or stage in self.only
+
+    def _select(self, spec: RunSpec) -> None:
+        """This run belongs to the current plan, whether it is trained now or was before."""
+        if spec.key not in self.record.selected:
+            self.note("selected", key=spec.key, name=spec.name, spec=spec.to_dict(), **{label: getattr(spec, label) for label in LABELS})
+
+    def _choose(self, choice: RateChoice) -> None:
+        before = self.record.chosen.get(choice.rung)
+        if before is None or before["lr"] != choice.fields["lr"]:
+            self.note("lr_chosen", **choice.fields)
+
+    def _take(self, message: Message) -> None:
+        if message.kind == "event":
+            fields = dict(message.fields)
+            if message.event == "run_ended":
+                self.completed += fields["status"] != "interrupted"
+            self.note(message.event, key=message.key, **fields)
+        elif message.kind == "progress":
+            self.watch.progress(message.key, message.fields)
+        elif message.kind == "error":
+            for spec in message.task.specs:
+                if not self.record.is_done(spec.key):
+                    self._failed(spec, message)
+
+    def _failed(self, spec: RunSpec, message: Message) -> None:
+        """Try again once; the record keeps every try."""
+        self._tries[spec.key] = self._tries.get(spec.key, 0) + 1
+        self.note("run_ended", key=spec.key, status="failed", **message.fields, tries=self._tries[spec.key])
+        if self._tries[spec.key] < TRIES and not self.stopping:
+            self.note("run_started", key=spec.key, name=spec.name, spec=spec.to_dict(), invocation=self.invocation)
+            self.pool.submit(Task("train", (spec,), message.task.finished))

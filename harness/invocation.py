@@ -1,0 +1,245 @@
+"""One start of a study: from the study to runs that have ended. What `run.py` calls, stage by stage.
+
+The first start records the resolved plan; later ones reuse it as long as the study asks for the same runs.
+"""
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from harness import environment, ladder, plugins
+from harness.data import Floor
+from harness.data.corpus import SOURCES, Corpus
+from harness.data.corpus import prepare as prepare_corpus
+from harness.errors import DONE, INTERRUPTED, RUNS_FAILED, LockedError, PreflightError, StudyError
+from harness.plan import COSMETIC, Cost, DataSize, Machine, Plan, make, study_digest
+from harness.record import Record
+from harness.spec import Device, Study
+from harness.stages import Stages
+from harness.workers import Pool, Setting, Task
+
+# Training texts whose lengths stand for all in exact FLOPs of a plan.
+LENGTH_SAMPLE = 4096
+MAX_WORKERS = 16
+JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study with its data read and its rungs resolved; nothing has been written yet."""
+
+    study: Study
+    corpus: Corpus
+    size: DataSize
+    rungs: tuple[ladder.Rung, ...]
+
+
+def prepare(study: Study) -> Prepared:
+    """Read the data and resolve every rung, so that what can't work is said before anything is spent."""
+    corpus = prepare_corpus(study.data)
+    rungs = ladder.resolve(study.model, corpus.tokenizer.vocab_size, study.data.seq_len)
+    lengths = corpus.train.lengths
+    size = DataSize(
+        n_train=corpus.train.n_texts,
+        n_validation=corpus.validation.n_texts,
+        n_test=corpus.test.n_texts,
+        eval_texts=min(study.data.eval_texts or corpus.validation.n_texts, corpus.validation.n_texts),
+        vocab_size=corpus.tokenizer.vocab_size,
+        mean_tokens=float(lengths.mean()),
+        fingerprint=corpus.fingerprint,
+        lengths=tuple(int(n) for n in lengths[:LENGTH_SAMPLE]),
+    )
+    return Prepared(study, corpus, size, tuple(rungs))
+
+
+def floor_of(prepared: Prepared) -> Floor | None:
+    """The best possible scores on the test texts, where the source knows its distribution."""
+    source = plugins.load(SOURCES, prepared.study.data.source, "data.source")
+    if not hasattr(source, "floor") or not prepared.corpus.test.n_texts:
+        return None
+    floor: Floor = source.floor(list(prepared.corpus.test.texts))
+    return floor
+
+
+def data_facts(prepared: Prepared, floor: Floor | None) -> dict[str, Any]:
+    """The data as it stands in the record and in the report."""
+    corpus, size = prepared.corpus, prepared.size
+    sizes = {"n_train": size.n_train, "n_validation": size.n_validation, "n_test": size.n_test, "eval_texts": size.eval_texts}
+    facts: dict[str, Any] = {"source": corpus.source, "licence": corpus.licence, "revision": corpus.revision}
+    facts |= {
+        "fingerprint": corpus.fingerprint,
+        "vocab_size": size.vocab_size,
+        "seq_len": corpus.seq_len,
+        "mean_tokens": size.mean_tokens,
+        **sizes,
+    }
+    facts |= {"counts": dict(corpus.counts), "notices": list(corpus.notices), "unigram_entropy": corpus.unigram_entropy, "floor": None}
+    if floor is not None:
+        n, tokens = len(floor.nll), float(floor.tokens.sum())
+        facts["floor"] = {
+            "nll": float(floor.nll.mean()),
+            "nll_se": float(floor.nll.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+            "top1": float(floor.top1_hits.sum() / tokens),
+            "loss": float(floor.nll.sum() / tokens),
+        }
+    return facts
+
+
+def make_pool(prepared: Prepared, floor: Floor | None, machine: Machine, folder: Path) -> Pool:
+    """Workers for this study; they hold the corpus from here on."""
+    study = prepared.study
+    samples = study.samples.model_dump(mode="json")
+    setting = Setting(prepared.corpus, floor, study.search, samples, folder / "checkpoints", machine.device, machine.threads)
+    return Pool(machine.workers, setting)
+
+
+def machine_for(study: Study, device: str) -> Machine:
+    """This machine, with no more workers than the study has runs to give them."""
+    width = len(study.model.rungs) * max(study.search.batch if study.search.trials else 1, study.seeds)
+    return environment.machine(device, study.train.precision, min(MAX_WORKERS, width))
+
+
+def within_s(study: Study, machine: Machine) -> float | None:
+    """Seconds that one invocation may take on this machine; None: no limit."""
+    return study.within.seconds(cast(Device, machine.device))
+
+
+def new_plan(prepared: Prepared, machine: Machine, pool: Pool) -> Plan:
+    """Measure every rung here and fit the study into its time."""
+    costs = calibrate(prepared, machine, pool)
+    return make(prepared.study, prepared.rungs, prepared.size, costs, machine, within_s(prepared.study, machine))
+
+
+def as_planned(machine: Machine, plan: Plan) -> Machine:
+    """This machine, used as the recorded plan says.
+
+    Raises:
+        StudyError: the plan was made for another device.
+    """
+    if machine.device != plan.device:
+        here = f"the recorded plan is for {plan.device}, this start is on {machine.device}"
+        raise StudyError(f"{here}: add --device {plan.device}, or --replan. Nothing was run.")
+    return Machine(plan.device, plan.workers, plan.threads, plan.precision)
+
+
+def exit_code(record: Record, signalled: int, stopped: bool) -> int:
+    """How an invocation ended: by signal, out of time, with failed runs, or well."""
+    if signalled:
+        return signalled
+    if stopped:
+        return INTERRUPTED
+    return RUNS_FAILED if record.status_counts().get("failed") else DONE
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk space where the study writes."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def calibrate(prepared: Prepared, machine: Machine, pool: Pool) -> dict[str, Cost]:
+    """Measure every rung in the workers, all of them busy as they will be; the largest first."""
+    stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
+    specs = [stages.probe(rung) for rung in reversed(stages.plan.rungs)]
+    todo, costs = list(specs), dict[str, Cost]()
+    while len(costs) < len(specs):
+        while todo and pool.idle:
+            pool.submit(Task("measure", (todo.pop(0),)))
+        for message in pool.poll(1.0):
+            rung = message.task.specs[0].rung
+            if message.kind == "error":
+                raise PreflightError(f"rung {rung} can't be trained here: {message.fields['reason']}. Nothing was run.")
+            costs[rung] = Cost(**message.fields)
+    return costs
+
+
+def _uncosted(prepared: Prepared, machine: Machine) -> Plan:
+    free = {rung.name: Cost(0.0, 0.0) for rung in prepared.rungs}
+    return make(prepared.study, prepared.rungs, prepared.size, free, machine, None)
+
+
+def recorded_plan(record: Record, prepared: Prepared) -> Plan | None:
+    """The plan of an earlier start, if the study still asks for the same runs on the same data."""
+    if not record.plan:
+        return None
+    plan = Plan.from_dict(record.plan)
+    same = plan.study == study_digest(prepared.study) and plan.data == prepared.size.fingerprint
+    return plan if same else None
+
+
+def changes(record: Record, study: Study) -> list[str]:
+    """What a study file says otherwise than the recorded one, as `key: old -> new`."""
+    if not record.study:
+        return []
+    old, new = _flat(record.study), _flat(study.model_dump(mode="json"))
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key.split(".")[0] not in COSMETIC]
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return flat
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """A new plan as it is recorded: the plan itself and what it was made on."""
+    provenance = {"machine": environment.describe(plan.device), "created": environment.now()}
+    return plan.to_dict() | provenance | {"versions": environment.versions(), "git": environment.git()}
+
+
+def facts() -> dict[str, Any]:
+    """Who started what, where and when."""
+    started = environment.now()
+    identity = {"id": f"{started}-{os.getpid()}", "command": environment.command(), "host": socket.gethostname(), "pid": os.getpid()}
+    return identity | {"started": started, "git": environment.git(), "versions": environment.versions()}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One driver a study: an operating system's lock that ends with the process, however it ends.
+
+    Raises:
+        LockedError: another process has it; PreflightError: the folder can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise PreflightError(f"{folder} can't be written ({error.strerror}). Nothing was run.") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        os.close(descriptor)
+        raise LockedError(f"study {folder.name} is being run by {holder}. Watch it: python -m harness status {folder.name}") from None
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
+
+
+def wanted(only: Sequence[str], prepared: Prepared) -> tuple[str, ...]:
+    """The names given to --only, checked.
+
+    Raises:
+        StudyError: a name that is neither a rung nor a stage.
+    """
+    known = [*(rung.name for rung in prepared.rungs), "search", "ladder", "budget", "ablation"]
+    for name in only:
+        if name not in known:
+            there = f"{plugins.nearest(name, known)} There are: {', '.join(known)}"
+            raise StudyError(f"--only {name}: no such rung or stage.{there}. Nothing was run.")
+    return tuple(only)

@@ -1,0 +1,97 @@
+"""The record in memory: what is known of a study so far, folded from the journal's events.
+
+`execute` asks it what is done, `results` makes tables of it. A run that was started again counts as its last try.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.journal import Event
+
+# Statuses after which a run is not trained again.
+ENDED = frozenset({"completed", "pruned", "diverged"})
+
+
+@dataclass
+class Record:
+    """Facts by run key, and the study's own.
+
+    `selected`: the runs that belong to the current plan, in the order in which they were chosen, as the fields of their spec and labels.
+    `ended`, `evaluations`, `samples`: by run key. `chosen`: the learning rate of each rung. `data`: counts, fingerprint and floor.
+    """
+
+    study: dict[str, Any] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    selected: dict[str, Event] = field(default_factory=dict)
+    started: dict[str, Event] = field(default_factory=dict)
+    ended: dict[str, Event] = field(default_factory=dict)
+    evaluations: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
+    samples: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
+    chosen: dict[str, Event] = field(default_factory=dict)
+    invocations: dict[str, Event] = field(default_factory=dict)
+    last_time: float = 0.0
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> "Record":
+        """Fold events in order."""
+        record = cls()
+        for event in events:
+            record.add(event)
+        return record
+
+    def add(self, event: Event) -> None:
+        """Take in one event."""
+        self.last_time = event["time"]
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def is_done(self, key: str) -> bool:
+        """Whether a run has an outcome that stands."""
+        return key in self.ended and self.ended[key]["status"] in ENDED
+
+    def history(self, key: str) -> tuple[tuple[int, float], ...]:
+        """(step, validation loss) at each evaluation of a run, leaving out losses that were not finite."""
+        return tuple((e["step"], e["val_loss"]) for e in self.evaluations[key] if e["val_loss"] is not None)
+
+    def status_counts(self) -> dict[str, int]:
+        """How many of the selected runs have each status."""
+        counts: dict[str, int] = defaultdict(int)
+        for key in self.selected:
+            if key in self.ended:
+                counts[self.ended[key]["status"]] += 1
+        return dict(counts)
+
+    def _on_plan(self, event: Event) -> None:
+        self.study, self.plan, self.data = event["study"], event["plan"], event["data"]
+        self.selected, self.chosen = {}, {}
+
+    def _on_selected(self, event: Event) -> None:
+        self.selected.setdefault(event["key"], event)
+
+    def _on_run_started(self, event: Event) -> None:
+        key = event["key"]
+        self.started[key] = event
+        self.ended.pop(key, None)
+        self.evaluations[key], self.samples[key] = [], []
+
+    def _on_evaluation(self, event: Event) -> None:
+        self.evaluations[event["key"]].append(event)
+
+    def _on_samples(self, event: Event) -> None:
+        self.samples[event["key"]].append(event)
+
+    def _on_run_ended(self, event: Event) -> None:
+        self.ended[event["key"]] = event
+
+    def _on_lr_chosen(self, event: Event) -> None:
+        self.chosen[event["rung"]] = event
+
+    def _on_invocation(self, event: Event) -> None:
+        self.invocations[event["id"]] = dict(event)
+
+    def _on_invocation_ended(self, event: Event) -> None:
+        self.invocations[event["id"]] |= {k: event[k] for k in ("seconds", "exit_code", "completed")}

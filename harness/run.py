@@ -1,0 +1,183 @@
+"""The front door: `python -m harness.run STUDY`. Parses, calls the stages in order, prints; nothing is decided here."""
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+
+import harness
+from harness import environment, errors, invocation, spec, terminal, tracking
+from harness.console import Console
+from harness.data import Floor
+from harness.errors import HarnessError
+from harness.execute import Executor
+from harness.invocation import Prepared
+from harness.journal import Journal, read
+from harness.plan import Machine, Plan
+from harness.record import Record
+from harness.results import Results, from_record, write_csv
+from harness.signals import stopping_on_signals
+from harness.stages import Stages
+from reports import document
+from reports.findings import findings
+from reports.tables import rung_table
+
+ROOT = Path("mlruns")
+# Runs are cut so that the study fits its time; past this share of it nothing new is started, should the machine be slower than measured.
+OVERTIME = 1.25
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a study from the command line; the exit code says how it ended (harness/errors.py)."""
+    command_line = parser()
+    options = command_line.parse_args(arguments)
+    if options.json and not options.plan:
+        command_line.error("--json goes with --plan")
+    try:
+        return run(options)
+    except HarnessError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; what the record holds is kept", file=sys.stderr)
+        return errors.INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print("This is a bug of the harness, not of your study; the record up to here is kept.", file=sys.stderr)
+        return errors.BUG
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    about = "Run a study: train, search, track and report; repeat it to resume."
+    parser = argparse.ArgumentParser(prog="python -m harness.run", description=about)
+    parser.add_argument("study", type=Path, metavar="STUDY", help="the study file, such as studies/scaling.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; the value is read as YAML")
+    parser.add_argument("--plan", action="store_true", help="print the priced plan and write nothing")
+    parser.add_argument("--json", action="store_true", help="with --plan: the plan as data")
+    parser.add_argument("--within", metavar="15m", help="time for this invocation; budgets are cut to fit when the plan is made")
+    parser.add_argument("--replan", action="store_true", help="make a new plan instead of reusing the recorded one")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this rung or stage; can be repeated")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: an accelerator if there is one")
+    parser.add_argument("--no-track", action="store_true", help="write the record alone, no MLflow")
+    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
+    parser.add_argument("--version", action="version", version=f"harness {harness.__version__}")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """One invocation, in the order in which data flows."""
+    overrides = [*options.set, *([f"within={options.within}"] if options.within else [])]
+    study = spec.load(options.study, overrides)
+    console = Console(options.quiet or options.json)
+    console.say(f"study {study.study}: preparing the data")
+    prepared = invocation.prepare(study)
+    for notice in prepared.corpus.notices:
+        console.say(f" {notice}")
+    only = invocation.wanted(options.only, prepared)
+    machine = invocation.machine_for(study, options.device)
+    if options.plan:
+        return _show_plan(options, prepared, machine, console)
+    with invocation.locked(ROOT / study.study):
+        return _carry_out(options, prepared, machine, console, only)
+
+
+def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine, console: Console) -> int:
+    """Price the plan, or look up the recorded one, and print it."""
+    folder = ROOT / prepared.study.study
+    record = Record.of(read(folder / invocation.JOURNAL))
+    plan = None if options.replan else invocation.recorded_plan(record, prepared)
+    if plan is None:
+        console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
+        with invocation.make_pool(prepared, None, machine, folder) as pool:
+            plan = invocation.new_plan(prepared, machine, pool)
+    if options.json:
+        print(json.dumps(plan.to_dict(), indent=1))
+        return errors.DONE
+    console.print(terminal.plan_heading(plan, prepared.study, prepared.corpus))
+    console.print(terminal.plan_table(plan, record, console.width))
+    console.print(terminal.parameter_table(plan, console.width))
+    for note in terminal.plan_notes(plan, record, invocation.free_bytes(ROOT)):
+        console.say(f" {note}")
+    console.say(f" nothing written. start: {environment.command(without=('--plan',))}")
+    return errors.DONE
+
+
+def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine, console: Console, only: Sequence[str]) -> int:
+    """Plan or resume, train what is missing, and leave results, tracking and report behind."""
+    started = monotonic()
+    folder = ROOT / prepared.study.study
+    journal = Journal(folder / invocation.JOURNAL)
+    record = Record.of(read(journal.path))
+    recorded = None if options.replan else invocation.recorded_plan(record, prepared)
+    machine = machine if recorded is None else invocation.as_planned(machine, recorded)
+    floor = invocation.floor_of(prepared)
+    within_s = invocation.within_s(prepared.study, machine)
+    deadline = None if within_s is None else started + within_s * OVERTIME
+    with ExitStack() as at_end:
+        at_end.callback(journal.close)
+        with invocation.make_pool(prepared, floor, machine, folder) as pool:
+            facts = invocation.facts()
+            executor = Executor(journal, record, pool, console, facts["id"], deadline, only)
+            executor.note("invocation", **facts)
+            plan = recorded or _new_plan(prepared, floor, machine, executor, console)
+            if not options.no_track:
+                # Not earlier: loading MLflow would take time from what is being measured.
+                projection = tracking.Live(journal.path, ROOT, console.warn)
+                at_end.callback(lambda: projection.close(folder / "report" if (folder / "report").exists() else None))
+            console.resumed(plan, record)
+            with console.showing(plan, record), stopping_on_signals(executor) as stopped:
+                executor.run(Stages(prepared.study, plan, prepared.size))
+        code = invocation.exit_code(record, stopped.code, executor.stopping)
+        # Before the report, which tells of this start as well.
+        executor.note("invocation_ended", id=facts["id"], seconds=monotonic() - started, exit_code=code, completed=executor.completed)
+        results = from_record(record)
+        write_csv(results.runs, folder / "results.csv")
+        if not stopped.code:
+            console.say("writing the report")
+            paths = document.write(results, folder / "report", prepared.study.report.formats)
+            executor.note("reported", paths=[str(path) for path in paths])
+    _say_end(executor, results, folder, console, code)
+    return code
+
+
+def _new_plan(prepared: Prepared, floor: Floor | None, machine: Machine, executor: Executor, console: Console) -> Plan:
+    """Measure, plan and record; whatever was recorded before stays and is reused where a run is the same."""
+    for change in invocation.changes(executor.record, prepared.study):
+        console.say(f" changed since the last start: {change}")
+    console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
+    plan = invocation.new_plan(prepared, machine, executor.pool)
+    study = prepared.study.model_dump(mode="json")
+    executor.note("plan", study=study, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
+    console.print(terminal.plan_table(plan, executor.record, console.width))
+    for note in terminal.plan_notes(plan, executor.record, invocation.free_bytes(ROOT)):
+        console.say(f" {note}")
+    return plan
+
+
+def _say_end(executor: Executor, results: Results, folder: Path, console: Console, code: int) -> None:
+    """The answer in short: a table, three findings, the paths, and the line that goes on or repeats it."""
+    again = environment.command(without=("--replan",))
+    if code in (errors.INTERRUPTED, errors.TERMINATED):
+        why = "out of time" if executor.out_of_time else "stopped"
+        console.say(f"{why}; what has ended is kept. go on: {again}")
+        return
+    console.print(terminal.frame_table(rung_table(results), console.width))
+    for finding in findings(results)[:3]:
+        console.say(f" - {finding.text}")
+    failed = results.runs[results.runs["status"] == "failed"]
+    for name, reason in zip(failed["name"], failed["reason"], strict=True):
+        console.warn(f"{name} failed: {reason}")
+    console.say(f" results  {folder / 'results.csv'}")
+    for path in sorted((folder / "report").glob("report.*")):
+        console.say(f" report   {path}")
+    console.say(f" MLflow   make ui   (or: python -m harness ui), then {tracking.UI_ADDRESS}")
+    console.say(f" again    {again}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

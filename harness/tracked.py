@@ -1,0 +1,361 @@
+"""What MLflow shows of a study: the record's events, folded into runs with params, tags, metrics and tables. No MLflow here.
+
+One parent for the study, a child for each ladder, budget and ablation run, and a child for each search with its trials under it. All that
+a run holds is a function of the events, so that a projection that was cut off can be compared with what it should be.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.journal import Event
+from harness.runspec import digest
+
+STUDY = "study"
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+# A pruned or diverged run is an outcome, not an error of the program.
+OF_STATUS = {"completed": FINISHED, "pruned": FINISHED, "diverged": FINISHED, "failed": FAILED, "interrupted": KILLED}
+OF_EXIT_CODE = {0: FINISHED, 130: KILLED, 143: KILLED}
+MAX_POINTS = 1000
+MAX_TEXT = 5000
+
+SPEC_PARAMS = (
+    "rung", "stage", "family", "arch", "vocab_size", "seq_len", "train_texts", "batch_size", "steps", "lr", "lr_source", "lr_status",
+    "schedule", "warmup_steps", "weight_decay", "beta1", "beta2", "dropout", "grad_clip", "padding", "precision", "seed", "trial",
+)  # fmt: skip
+RUNG_PARAMS = ("n_params", "non_embedding_params")
+SEARCH_PARAMS = ("rung", "stage", "family", "arch", "vocab_size", "seq_len", "train_texts", "batch_size", "steps", "schedule")
+EVALUATION_METRICS = {
+    "val/loss": "val_loss", "val/nll": "val_nll", "val/top1": "val_top1", "val/bits_per_char": "val_bits_per_char",
+    "val/nll_padded": "val_nll_padded", "val/top1_padded": "val_top1_padded", "progress/epoch": "epoch", "progress/flops": "flops",
+}  # fmt: skip
+END_METRICS = {
+    "test/loss": "test_loss", "test/nll": "test_nll", "test/top1": "test_top1", "test/bits_per_char": "test_bits_per_char",
+    "test/nll_padded": "nll_padded", "test/top1_padded": "top1_padded", "test/floor_gap": "floor_gap",
+    "perf/tokens_per_second": "tokens_per_second", "progress/epoch": "epochs", "progress/flops": "train_flops",
+}  # fmt: skip
+POINT_METRICS = {"train/loss": "train_loss", "optim/lr": "lr", "optim/grad_norm": "grad_norm"}
+SAMPLE_MEASURES = ("distinct_1", "distinct_2", "distinct_3", "known_words", "copied", "mean_length", "ended")
+
+
+@dataclass
+class Tracked:
+    """One MLflow run as it should be. `id`: the run's key, a search's digest, or `study`; `began`: the line of the event that began it.
+
+    `metrics`: by (key, MLflow step), a value and its Unix time. `tables`: by file name. `points`: all training points, for the file.
+    """
+
+    id: str
+    parent: str | None
+    name: str
+    began: int
+    start_time: float
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
+    tables: dict[str, "Table"] = field(default_factory=dict)
+    points: dict[str, list[Any]] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+    status: str = RUNNING
+    end_time: float | None = None
+    last_time: float = 0.0
+
+    def measure(self, event: Mapping[str, Any], names: Mapping[str, str], step: int, time: float) -> None:
+        """Take in the fields of an event that are finite numbers; what is known of a step stays."""
+        for metric, name in names.items():
+            value = event.get(name)
+            if value is not None and math.isfinite(value):
+                self.metrics.setdefault((metric, step), (float(value), time))
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        """Set or change tags."""
+        self.tags |= {name: _text(value) for name, value in tags.items()}
+
+    def end(self, status: str, time: float) -> None:
+        """The run is over until further notice."""
+        self.status, self.end_time = status, time
+
+    @property
+    def is_training(self) -> bool:
+        """A run of the study itself, not a group of runs."""
+        return bool(self.spec)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as MLflow's pages show it."""
+
+    columns: tuple[str, ...]
+    rows: list[list[Any]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Pandas' split form; ASCII, since a model's text may hold what UTF-8 can't."""
+        return json.dumps({"columns": self.columns, "data": self.rows})
+
+
+class Tracking:
+    """The fold. `runs`: by id, in the order in which they began. `touched`: ids that events since the last `clear` have changed.
+
+    `links`: Markdown that opens the study's description.
+    """
+
+    def __init__(self, study: str) -> None:
+        self.links = ""
+        self.runs: dict[str, Tracked] = {}
+        self.touched: dict[str, None] = {}
+        self.data: dict[str, Any] = {}
+        self.study: dict[str, Any] = {}
+        self.plan: dict[str, Any] = {}
+        self._name = study
+        self._selected: dict[str, Event] = {}
+        self._chosen: dict[str, Event] = {}
+        self._search_of: dict[str, str] = {}
+        self._invocation: Mapping[str, Any] = {}
+
+    def add(self, event: Event) -> None:
+        """Take in one event; kinds that say nothing to MLflow are passed over."""
+        if STUDY not in self.runs:
+            self._begin(Tracked(STUDY, None, self._name, event["n"], event["time"]), "study")
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def clear(self) -> None:
+        """All that was touched is written: what a run that has ended held is no longer needed."""
+        for run in (self.runs[id] for id in self.touched):
+            if run.is_training and run.status != RUNNING:
+                run.metrics, run.points, run.tables = {}, {}, {}
+        self.touched.clear()
+
+    def in_order(self) -> list[Tracked]:
+        """What was touched, parents before children."""
+        if STUDY in self.touched:
+            self.runs[STUDY].tag({"mlflow.note.content": self._description()})
+        depth = {STUDY: 0} | {run.id: 1 for run in self.runs.values() if not run.is_training and run.id != STUDY}
+        return [self.runs[id] for id in sorted(self.touched, key=lambda id: depth.get(id, 2))]
+
+    def _touch(self, run: Tracked, event: Event) -> Tracked:
+        run.last_time = event["time"]
+        self.touched[run.id] = None
+        return run
+
+    def _begin(self, run: Tracked, kind: str) -> Tracked:
+        """A new run; what was known under its id is void."""
+        run.tag({"harness.kind": kind, "harness.key": run.id, "harness.began": run.began})
+        self.runs.pop(run.id, None)
+        self.runs[run.id] = run
+        self.touched[run.id] = None
+        return run
+
+    def _on_plan(self, event: Event) -> None:
+        self.study, self.plan, self.data = event["study"], event["plan"], event["data"]
+        self._selected, self._chosen, self._search_of = {}, {}, {}
+        parent = self._touch(self.runs[STUDY], event)
+        parent.tag({"harness.plan": digest(self.plan)} | self._provenance())
+        columns = ("rung", "family", "arch", *RUNG_PARAMS, "steps", "train_tokens", "train_flops", "runs", "estimated_s", "skipped")
+        parent.tables["plan.json"] = Table(columns, [[rung.get(name) for name in columns] for rung in self.plan["rungs"]])
+
+    def _on_invocation(self, event: Event) -> None:
+        self._invocation = event
+        self._close_orphans(event)
+        parent = self._touch(self.runs[STUDY], event)
+        parent.status, parent.end_time = RUNNING, None
+        parent.tag({"status": "running", "repeat": event["command"]} | self._provenance())
+        columns = ("started", "command", "host", "commit", "dirty", "seconds", "exit_code", "completed", "id")
+        git = event.get("git") or {}
+        row = [event.get("started"), event["command"], event.get("host"), git.get("commit"), git.get("dirty")]
+        parent.tables.setdefault("invocations.json", Table(columns)).rows.append([*row, None, None, None, event["id"]])
+
+    def _on_invocation_ended(self, event: Event) -> None:
+        self._close_orphans(event)
+        parent = self._touch(self.runs[STUDY], event)
+        for row in parent.tables["invocations.json"].rows:
+            if row[-1] == event["id"]:
+                row[-4:-1] = [event["seconds"], event["exit_code"], event["completed"]]
+        parent.end(OF_EXIT_CODE.get(event["exit_code"], FAILED), event["time"])
+        parent.tag({"status": {FINISHED: "completed", KILLED: "interrupted", FAILED: "failed"}[parent.status]})
+
+    def _on_selected(self, event: Event) -> None:
+        self._selected[event["key"]] = event
+        if event["stage"] == "search":
+            self._search_of[event["rung"]] = _search_id(event["spec"])
+
+    def _on_run_started(self, event: Event) -> None:
+        spec = event["spec"]
+        parent = self._search(event) if spec["stage"] == "search" else self.runs[STUDY]
+        run = Tracked(event["key"], parent.id, event["name"], event["n"], event["time"], spec=spec)
+        run.params = self._params(spec, SPEC_PARAMS)
+        if spec["stage"] == "search":
+            # The UI has no logarithmic axis for params.
+            run.params["log10_lr"] = f"{math.log10(spec['lr']):.3f}"
+        run.tag({"stage": spec["stage"], "status": "running"} | self._of_rung(spec["rung"]))
+        self._touch(self._begin(run, "run"), event)
+
+    def _on_points(self, event: Event) -> None:
+        run = self._run_of(event)
+        if run is None:
+            return
+        steps = run.spec["steps"]
+        every = math.ceil(steps / MAX_POINTS)
+        # A constant rate is a line through its first point and its last.
+        flat_after = run.spec["warmup_steps"] + 1 if run.spec["schedule"] == "constant" else steps
+        for i, (step, tokens) in enumerate(zip(event["step"], event["tokens"], strict=True)):
+            if step % every == 0 or step == steps:
+                names = {m: name for m, name in POINT_METRICS.items() if m != "optim/lr" or step < flat_after + every or step == steps}
+                run.measure({name: event[name][i] for name in names.values()}, names, tokens, event["time"])
+        for name in ("step", "tokens", *POINT_METRICS.values()):
+            run.points.setdefault(name, []).extend(event[name])
+
+    def _on_evaluation(self, event: Event) -> None:
+        run = self._run_of(event)
+        if run is not None:
+            run.measure(event, EVALUATION_METRICS, event["tokens"], event["time"])
+
+    def _on_samples(self, event: Event) -> None:
+        run = self._run_of(event)
+        if run is None:
+            return
+        where = [event["at"], event["step"], event["temperature"]]
+        texts = run.tables.setdefault("samples.json", Table(("at", "step", "temperature", "text")))
+        texts.rows.extend([*where, text] for text in event["texts"])
+        measures = run.tables.setdefault("sample_measures.json", Table(("at", "step", "temperature", *SAMPLE_MEASURES)))
+        measures.rows.append([*where, *(event.get(name) for name in SAMPLE_MEASURES)])
+
+    def _on_run_ended(self, event: Event) -> None:
+        run = self._run_of(event)
+        if run is None:
+            return
+        last = {name: values[-1] for name, values in run.points.items()}
+        if last:
+            run.measure(last, POINT_METRICS, last["tokens"], event["time"])
+        run.measure(event, END_METRICS, event.get("train_tokens") or 0, event["time"])
+        run.outcome = {name: event.get(name) for name in ("status", "steps", "val_loss", "val_nll", "test_nll", "test_top1")}
+        run.tag({"status": event["status"]} | _reason(event))
+        if event.get("traceback"):
+            run.tables["traceback.json"] = Table(("line",), [[line] for line in event["traceback"]])
+        run.end(OF_STATUS[event["status"]], event["time"])
+        if run.spec["stage"] == "search":
+            self._count_trial(run, event)
+        self._touch(self.runs[STUDY], event)
+
+    def _on_lr_chosen(self, event: Event) -> None:
+        self._chosen[event["rung"]] = event
+        search = self.runs.get(self._search_of.get(event["rung"], ""))
+        if search is not None:
+            search.tag({"status": "completed", "lr": event["lr"], "lr_status": event["lr_status"]} | _reason(event))
+            self._touch(search, event).end(FINISHED, event["time"])
+        self._touch(self.runs[STUDY], event)
+
+    def _search(self, event: Event) -> Tracked:
+        """The search that a trial belongs to; its first trial begins it."""
+        spec = event["spec"]
+        id = self._search_of[spec["rung"]] = _search_id(spec)
+        search = self.runs.get(id)
+        if search is None:
+            # Listed by time, it stands before its first trial.
+            search = Tracked(id, STUDY, f"{spec['rung']} search", event["n"], event["time"] - 0.001)
+            search.params = self._params(spec, SEARCH_PARAMS)
+            low_high = self.study.get("search", {}).get("lr") or {}
+            search.params |= {f"lr_{end}": str(low_high[end]) for end in ("low", "high") if end in low_high}
+            search.tag({"stage": "search"} | self._of_rung(spec["rung"]))
+            self._begin(search, "search")
+        search.status, search.end_time = RUNNING, None
+        search.tag({"status": "running"})
+        return self._touch(search, event)
+
+    def _count_trial(self, run: Tracked, event: Event) -> None:
+        """A finished trial is a point of its search (step = its number) and a row of its table."""
+        search = self._touch(self.runs[run.parent or STUDY], event)
+        trial, lr = run.spec["trial"], run.spec["lr"]
+        table = search.tables.setdefault("trials.json", Table(("trial", "lr", "status", "val_loss", "val_nll", "steps", "reason")))
+        table.rows[:] = [row for row in table.rows if row[0] != trial]
+        table.rows.append([trial, lr, event["status"], *(event.get(name) for name in ("val_loss", "val_nll", "steps", "reason"))])
+        table.rows.sort(key=lambda row: row[0])
+        if event["status"] not in ("failed", "interrupted"):
+            search.measure({"lr": lr} | event, {"search/lr": "lr", "search/val_loss": "val_loss"}, trial, event["time"])
+
+    def _run_of(self, event: Event) -> Tracked | None:
+        run = self.runs.get(event["key"])
+        return self._touch(run, event) if run is not None else None
+
+    def _close_orphans(self, event: Event) -> None:
+        """What no event ended when its invocation did: trainings whose process was killed, and searches that have trials to come.
+
+        A search that found the same rate again has no event of its own.
+        """
+        open_runs = [run for run in self.runs.values() if run.id != STUDY and run.status == RUNNING]
+        cut_off = [run for run in self.runs.values() if run.is_training and run.tags["status"] in ("running", "interrupted", "failed")]
+        unfinished = {run.parent for run in cut_off}
+        for run in open_runs:
+            is_done = not run.is_training and run.id not in unfinished and run.tags["rung"] in self._chosen
+            run.end(FINISHED if is_done else KILLED, run.last_time)
+            run.tag({"status": "completed" if is_done else "interrupted"})
+            if run.is_training:
+                run.tag({"reason": "its invocation ended before it did"})
+            self.touched[run.id] = None
+
+    def _params(self, spec: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+        rungs: dict[str, Mapping[str, Any]] = {rung["rung"]: rung for rung in self.plan.get("rungs", ())}
+        rung = rungs.get(spec["rung"], {})
+        found = {name: spec.get(name) for name in names} | dict(spec["shape"]) | {name: rung.get(name) for name in RUNG_PARAMS}
+        return {name: _text(value) for name, value in found.items() if value is not None and value != ""}
+
+    def _provenance(self) -> dict[str, Any]:
+        git = self._invocation.get("git") or {}
+        facts = {"git.commit": git.get("commit"), "git.dirty": git.get("dirty"), "data": self.data.get("fingerprint")}
+        return {name: value for name, value in facts.items() if value is not None}
+
+    def _of_rung(self, rung: str) -> dict[str, Any]:
+        """Tags of whatever belongs to a rung: the line that repeats it, and what it was made with."""
+        command = re.sub(r"\s--(only(=|\s+)\S+|replan)", "", self._invocation.get("command", ""))
+        return {"rung": rung, "repeat": f"{command} --only {rung}"} | self._provenance()
+
+    def _description(self) -> str:
+        """What people read first: question, what was found so far, what is there."""
+        lines = [
+            self.links,
+            "",
+            f"**Question.** {self.study.get('question') or ''}",
+            "",
+            f"**Hypothesis.** {self.study.get('hypothesis') or ''}",
+            "",
+        ]
+        lines += ["| rung | parameters | learning rate | runs | test NLL, nats a text | test top-1 |", "|---|--:|---|--:|--:|--:|"]
+        lines += [self._rung_line(rung) for rung in self.plan.get("rungs", ())]
+        counts: dict[str, int] = {}
+        for run in (self.runs[key] for key in self._selected if key in self.runs):
+            status = run.tags["status"]
+            counts[status] = counts.get(status, 0) + 1
+        lines += ["", f"Runs: {', '.join(f'{count} {status}' for status, count in sorted(counts.items())) or 'none yet'}."]
+        return "\n".join(lines)
+
+    def _rung_line(self, rung: Mapping[str, Any]) -> str:
+        name, chosen = rung["rung"], self._chosen.get(rung["rung"])
+        rate = f"{chosen['lr']:.2g} ({chosen['lr_status']})" if chosen else "skipped" if rung.get("skipped") else ""
+        # What a run is in this plan; it may have been trained as something else under an earlier one.
+        ladder = [label for label in self._selected.values() if label["rung"] == name and label["stage"] == "ladder"]
+        keys = [label["key"] for label in ladder if label["lr_source"] == "tuned" or not chosen]
+        outcomes = [self.runs[key].outcome for key in keys if key in self.runs]
+        scored = [o for o in outcomes if o.get("status") == "completed" and o.get("test_nll") is not None]
+        means = [sum(o[key] for o in scored) / len(scored) for key in ("test_nll", "test_top1")] if scored else []
+        cells = [f"{means[0]:.2f}", f"{means[1]:.3f}"] if means else ["", ""]
+        return f"| {name} | {rung['n_params']:,} | {rate} | {len(scored)} | {cells[0]} | {cells[1]} |"
+
+
+def _search_id(spec: Mapping[str, Any]) -> str:
+    """Equal for the trials of one search: all of a spec but what differs between them, and labels."""
+    own = ("lr", "trial", "lr_source", "lr_status")
+    return digest({name: value for name, value in spec.items() if name not in own})
+
+
+def _reason(event: Event) -> dict[str, str]:
+    return {"reason": event["reason"]} if event.get("reason") else {}
+
+
+def _text(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text[:MAX_TEXT]

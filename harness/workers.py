@@ -1,0 +1,245 @@
+"""Processes that train: each takes tasks from the driver, sends events back, and holds the corpus once.
+
+A worker never writes the record or the tracking store. It ends with its pipe, so that a killed driver leaves none behind.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from harness.data import Floor
+from harness.data.corpus import Corpus
+from harness.runspec import RunSpec
+from harness.search import Trial, pruning
+from harness.spec import Search
+
+# glibc's allocator gives large blocks back at every free and fetches them again, which costs half of the time of a wide model's step.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
+LINES_OF_ERROR = 6
+PROGRESS_S = 0.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all tasks of a study share. `folder`: where best weights go, one folder a run key."""
+
+    corpus: Corpus
+    floor: Floor | None
+    search: Search
+    samples: Mapping[str, Any]
+    folder: Path
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work for one worker: to `train` a batch of runs, or to `measure` what one costs. `finished`: earlier trials, for pruning."""
+
+    kind: str
+    specs: tuple[RunSpec, ...]
+    finished: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True)
+class Message:
+    """From a worker: an `event` of a run, its `progress`, a task's `result`, or its `error` (`fields`: reason, traceback's last lines)."""
+
+    kind: str
+    task: Task
+    event: str = ""
+    key: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: Task | None = None
+
+
+class Pool:
+    """At most `n` workers, each started when there is work for it; `submit` to an idle one, and `poll` for what they say."""
+
+    def __init__(self, n: int, setting: Setting) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._setting = setting
+        # Without a lock: a worker that is killed while it looks must not hold up the others.
+        self._stop = self._context.RawValue(ctypes.c_bool, False)
+        os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
+        os.environ["OMP_NUM_THREADS"] = str(setting.threads)
+        self._n = n
+        self._workers: list[_Worker] = []
+
+    @property
+    def idle(self) -> int:
+        """How many workers have nothing to do."""
+        return self._n - self.busy
+
+    @property
+    def busy(self) -> int:
+        """How many are at work."""
+        return sum(worker.task is not None for worker in self._workers)
+
+    def submit(self, task: Task) -> None:
+        """Give a task to an idle worker."""
+        worker = next((w for w in self._workers if w.task is None), None) or self._start()
+        worker.task = task
+        # A worker that has died meanwhile is found, and its task given back as failed, by the next poll.
+        with suppress(BrokenPipeError):
+            worker.pipe.send(task)
+
+    def poll(self, timeout: float) -> list[Message]:
+        """Messages that have come, waiting up to `timeout` seconds for the first."""
+        by_handle: dict[Any, _Worker] = {w.pipe: w for w in self._workers} | {w.process.sentinel: w for w in self._workers}
+        ready = {id(w): w for w in (by_handle[handle] for handle in wait(list(by_handle), timeout))}
+        return [message for worker in ready.values() for message in self._drain(worker)]
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def stop(self) -> None:
+        """Ask all runs to end after their current step."""
+        self._stop.value = True
+
+    def close(self) -> None:
+        """End all workers, at once if they don't end by themselves."""
+        for worker in self._workers:
+            worker.pipe.close()
+        for worker in self._workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def _drain(self, worker: _Worker) -> list[Message]:
+        messages: list[Message] = []
+        try:
+            while worker.pipe.poll():
+                message: Message = worker.pipe.recv()
+                messages.append(message)
+                if message.kind in ("result", "error"):
+                    worker.task = None
+        except (EOFError, OSError):
+            messages += self._bury(worker)
+        return messages
+
+    def _bury(self, worker: _Worker) -> list[Message]:
+        """A worker died: its task has failed, and its place is free."""
+        worker.process.join()
+        code, task = worker.process.exitcode, worker.task
+        self._workers.remove(worker)
+        if task is None:
+            return []
+        why = f"its process was ended by signal {-code} (out of memory?)" if code and code < 0 else f"its process ended with code {code}"
+        return [Message("error", task, fields={"reason": why})]
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=work, args=(theirs, self._setting, self._stop), daemon=True)
+        with _signals_held():
+            process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+        return self._workers[-1]
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Block what a person sends to the process group: a process inherits the block, and can't be interrupted before it ignores them."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def work(pipe: Connection, setting: Setting, stop: ctypes.c_bool) -> None:
+    """The life of a worker: tasks in, messages out, until the pipe closes."""
+    import torch
+
+    # Ctrl-C reaches the whole process group; the driver decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(setting.threads)
+    try:
+        while True:
+            task: Task = pipe.recv()
+            try:
+                _do(task, setting, stop, pipe)
+            except (EOFError, BrokenPipeError):
+                raise
+            except Exception as error:
+                lines = traceback.format_exc().strip().splitlines()[-LINES_OF_ERROR:]
+                pipe.send(Message("error", task, fields={"reason": f"{type(error).__name__}: {error}", "traceback": lines}))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _do(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:
+    if task.kind == "measure":
+        from harness.calibrate import measure
+
+        pipe.send(Message("result", task, fields=measure(task.specs[0], setting.corpus, setting.samples, setting.device)))
+        return
+    for spec in task.specs:
+        _train(spec, task, setting, stop, pipe)
+    pipe.send(Message("result", task))
+
+
+def _train(spec: RunSpec, task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:
+    from harness.train import Context, outcome_fields, train
+
+    def emit(event: str, fields: Mapping[str, Any]) -> None:
+        pipe.send(Message("event", task, event, spec.key, dict(fields)))
+
+    last_shown = 0.0
+
+    def progress(step: int, tokens: int, tokens_per_second: float | None) -> None:
+        nonlocal last_shown
+        if monotonic() - last_shown > PROGRESS_S:
+            last_shown = monotonic()
+            fields = {"step": step, "tokens": tokens, "tokens_per_second": tokens_per_second}
+            pipe.send(Message("progress", task, key=spec.key, fields=fields))
+
+    is_trial = spec.stage == "search"
+    context = Context(
+        corpus=setting.corpus,
+        emit=emit,
+        progress=progress,
+        stop=lambda: stop.value,
+        prune=pruning(setting.search, spec.steps, task.finished) if is_trial else None,
+        device=setting.device,
+        folder=None if is_trial else setting.folder / spec.key,
+        samples=None if is_trial else setting.samples,
+        floor=setting.floor,
+    )
+    outcome = train(spec, context)
+    emit("run_ended", outcome_fields(outcome))
+
+
+def worker_count(device: str, most: int) -> int:
+    """One worker a core that this process may use, at most `most`; one on an accelerator."""
+    if device != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, most))
+
+
+def batches(specs: Sequence[RunSpec], finished: tuple[Trial, ...]) -> list[Task]:
+    """Runs as tasks: batches of one for now; runs of one shape may share a task."""
+    return [Task("train", (spec,), finished) for spec in specs]

@@ -1,0 +1,254 @@
+"""The command line: what it refuses and how, what it prints, what it leaves alone, and its exit codes."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness import __main__ as verbs
+from harness import invocation, run
+from harness.plan import Plan
+from tests import toy
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with the toy study's file in it."""
+    monkeypatch.chdir(toy.write(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def finished(finished_study: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder of a study that has ended; only looked at."""
+    monkeypatch.chdir(finished_study)
+    return finished_study
+
+
+@pytest.fixture
+def copied(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it that may be changed."""
+    folder = Path(shutil.copytree(finished_study, tmp_path / "copy"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file with its size and time of change."""
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["missing.yaml"], ["missing.yaml"]),
+        (["toy.yaml", "--set", "search.trails=3"], ["search.trails", "Did you mean search.trials?"]),
+        (["toy.yaml", "--set", "seeds=none"], ["seeds"]),
+        (["toy.yaml", "--only", "smal"], ["--only smal", "Did you mean small?", "small, large, search, ladder, budget, ablation"]),
+        (["toy.yaml", "--within", "soon"], ["within"]),
+        (["toy.yaml", "--set", "model.rungs=[500k, nonsense]"], ["nonsense"]),
+    ],
+)
+def test_what_can_not_be_run_is_said_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: list[str]) -> None:
+    before = tree(folder)
+    assert run.main([*words, "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert all(part in err for part in said), err
+    assert out == "" and "Traceback" not in err
+    assert tree(folder) == before
+
+
+def test_a_mistake_in_the_file_is_named_with_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.write(folder, toy.TOY.replace("seeds: 2", "seads: 2"))
+    assert run.main(["toy.yaml"]) == 2
+    line = toy.TOY.splitlines().index("seeds: 2") + 1
+    assert f"toy.yaml:{line}: seads" in capsys.readouterr().err
+
+
+def test_json_goes_with_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run.main(["toy.yaml", "--json"])
+    assert ended.value.code == 2 and "--json goes with --plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [run.main, verbs.main])
+def test_version(main: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert callable(main)
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"harness {harness.__version__}\n"
+
+
+def test_a_plan_writes_nothing_and_its_data_is_the_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(folder)
+    assert run.main(["toy.yaml", "--plan", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    plan = Plan.from_dict(data)
+    assert json.loads(json.dumps(plan.to_dict())) == data
+    assert [rung.rung for rung in plan.rungs] == ["small", "large"]
+    assert all(rung.step_s > 0 and rung.runs == 7 for rung in plan.rungs)
+    assert tree(folder) == before
+
+
+def test_a_recorded_plan_is_shown_without_measuring_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(finished)
+    assert run.main(["toy.yaml", "--plan"]) == 0
+    out = capsys.readouterr().out
+    assert "measuring" not in out and "nothing written. start: python -m harness.run" in out
+    assert f"to run 0 of {toy.N_RUNS} ({toy.N_RUNS} done, 0 failed)" in out
+    assert "…" not in out and "2,573" in out and "2,472" in out
+    assert tree(finished) == before
+    assert run.main(["toy.yaml", "--plan", "--json"]) == 0
+    recorded = toy.events(finished, "plan")[0]["plan"]
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == {name: recorded[name] for name in shown}
+
+
+def test_a_second_driver_is_told_who_is_at_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with invocation.locked(Path("mlruns/toy")):
+        assert run.main(["toy.yaml", "--quiet"]) == 4
+    err = capsys.readouterr().err
+    assert f"study toy is being run by pid {os.getpid()}" in err and "python -m harness status toy" in err
+    # The lock ends with its holder.
+    with invocation.locked(Path("mlruns/toy")):
+        pass
+
+
+def test_a_folder_that_can_not_be_written_ends_before_anything_is_spent(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mlruns").write_text("in the way")
+    assert run.main(["toy.yaml", "--quiet"]) == 5
+    err = capsys.readouterr().err
+    assert "mlruns/toy can't be written" in err and "Nothing was run." in err
+
+
+def test_a_damaged_record_is_not_written_to(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = toy.journal(copied)
+    damaged = path.read_bytes().replace(b'"status":"completed"', b'"status":"Completed"', 1)
+    path.write_bytes(damaged)
+    assert run.main(["toy.yaml", "--quiet"]) == 6
+    assert "damaged" in capsys.readouterr().err
+    assert path.read_bytes() == damaged
+
+
+def test_a_plan_for_another_device_is_not_run_on_this_one(finished_study: Path, tmp_path: Path) -> None:
+    folder = toy.planned(tmp_path / "cuda", finished_study, device="cuda")
+    ended = toy.run(folder, "--quiet", "--device", "cpu")
+    assert (ended.code, ended.out) == (2, "")
+    assert "the recorded plan is for cuda" in ended.err and "--replan" in ended.err
+
+
+def test_without_a_terminal_an_event_is_one_line_of_pairs(finished_study: Path) -> None:
+    out = (finished_study / "out.txt").read_text(encoding="utf-8")
+    lines = [line for line in out.splitlines() if line.startswith("event=")]
+    kinds = [line.split()[0] for line in lines]
+    assert kinds.count("event=run_started") == kinds.count("event=run_ended") == toy.N_RUNS
+    assert kinds.count("event=lr_chosen") == 2
+    assert f"done={toy.N_RUNS}/{toy.N_RUNS}" in lines[-1]
+    assert "\x1b" not in out and "…" not in out
+
+
+def test_the_end_names_the_answer_the_paths_and_how_to_repeat_it(finished_study: Path) -> None:
+    out = (finished_study / "out.txt").read_text(encoding="utf-8")
+    for said in ("Test NLL", "mlruns/toy/results.csv", "mlruns/toy/report/report.md", "again    python -m harness.run toy.yaml --no-track"):
+        assert said in out
+
+
+def test_quiet_prints_nothing_and_a_changed_study_is_planned_anew(copied: Path) -> None:
+    """One more seed: what was run stays, and only what is new is trained."""
+    ended = toy.run(copied, "--quiet", "--set", "seeds=3", "--only", "small", "--only", "search")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    plans = toy.events(copied, "plan")
+    assert len(plans) == 2
+    new = [e for e in toy.events(copied, "run_started") if e["n"] > plans[1]["n"]]
+    assert [(e["spec"]["rung"], e["spec"]["seed"]) for e in new] == [("small", 2)]
+
+
+def test_report_rebuilds_the_same_bytes(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def files() -> dict[str, bytes]:
+        mine = [copied / "mlruns/toy/results.csv", *(copied / "mlruns/toy/report").rglob("*.*")]
+        return {str(path): path.read_bytes() for path in mine if path.is_file()}
+
+    before, record = files(), toy.journal(copied).read_bytes()
+    assert len(before) > 5
+    shutil.rmtree(copied / "mlruns/toy/report")
+    (copied / "mlruns/toy/results.csv").unlink()
+    assert verbs.main(["report", "toy"]) == 0
+    assert files() == before
+    assert toy.journal(copied).read_bytes() == record
+    assert "mlruns/toy/report/report.md" in capsys.readouterr().out
+
+
+def test_status_tells_how_far_a_study_is(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verbs.main(["status", "toy"]) == 0
+    out = capsys.readouterr().out
+    assert "7/7" in out and f"completed {toy.N_RUNS}" in out
+
+
+def test_status_of_a_study_that_has_only_a_plan(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(toy.planned(tmp_path / "planned", finished_study))
+    assert verbs.main(["status", "toy"]) == 0
+    out = capsys.readouterr().out
+    assert "0/7" in out and "no run has ended yet" in out
+
+
+@pytest.mark.parametrize("verb", ["status", "report", "sync"])
+def test_an_unknown_study_is_answered_with_those_there_are(finished: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    assert verbs.main([verb, "tox"]) == 2
+    err = capsys.readouterr().err
+    assert "no study 'tox' under mlruns/" in err and "Did you mean toy?" in err and "There are: toy." in err
+
+
+def test_a_study_that_was_stopped_before_its_plan_has_nothing_to_show(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = toy.journal(copied).read_bytes().splitlines(keepends=True)[0]
+    toy.journal(copied).write_bytes(first)
+    for verb in ("status", "report"):
+        assert verbs.main([verb, "toy"]) == 2
+        assert "has no plan yet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what, name", [("archs", "decoder"), ("sources", "wire"), ("tokenizers", "char"), ("figures", "curves")])
+def test_list(capsys: pytest.CaptureFixture[str], what: str, name: str) -> None:
+    assert verbs.main(["list", what]) == 0
+    assert name in capsys.readouterr().out.splitlines()
+
+
+def test_a_run_writes_texts_by_its_key_or_name(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = toy.results(finished).query("stage == 'ladder'").iloc[0]
+    said = []
+    for name in (str(kept.name), str(kept.name)[:8], kept["name"]):
+        assert verbs.main(["sample", name, "--n", "3", "--temperature", ".8"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2] and len(said[0].splitlines()) == 3
+    assert verbs.main(["sample", str(kept.name), "--n", "3", "--temperature", ".8", "--seed", "1"]) == 0
+    assert capsys.readouterr().out != said[0]
+
+
+def test_a_sample_equals_the_recorded_one(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights on disk are those that wrote the texts in the record, with the seed of the run."""
+    event = next(e for e in toy.events(finished, "samples") if e["at"] == "end" and e["temperature"] == 1.0)
+    seed = next(e for e in toy.events(finished, "run_started") if e["key"] == event["key"])["spec"]["seed"]
+    assert verbs.main(["sample", event["key"], "--n", "4", "--seed", str(seed)]) == 0
+    assert capsys.readouterr().out.split("\n")[:-1] == event["texts"]
+
+
+@pytest.mark.parametrize(
+    "words, code, said",
+    [
+        (["nobody"], 2, "no run 'nobody' under mlruns/"),
+        (["small-search-t00-lr1e-3"], 2, "kept no weights"),
+        (["small-all-s0-lr1e-3", "--temperature", "0"], 2, "--temperature must be above 0"),
+    ],
+)
+def test_what_can_not_be_sampled(finished: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str) -> None:
+    assert verbs.main(["sample", *words]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_damaged_weights_are_refused(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = next((copied / "mlruns/toy/checkpoints").glob("*/best.safetensors"))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert verbs.main(["sample", path.parent.name]) == 6
+    assert "can't be read" in capsys.readouterr().err
