@@ -34,7 +34,8 @@ class DivergenceMonitor:
         self.minimum = min(self.minimum, self.smoothed)
         self.risen_steps = self.risen_steps + 1 if self.smoothed > self.minimum + RISE_NATS else 0
         if step > GRACE_STEPS and self.smoothed > self.ceiling:
-            return f"train loss {self.smoothed:.2f} nats a token at step {step}, above an untrained model or a uniform guess ({self.ceiling:.2f})"
+            worse = f"above an untrained model or a uniform guess ({self.ceiling:.2f})"
+            return f"train loss {self.smoothed:.2f} nats a token at step {step}, {worse}"
         if self.risen_steps >= RISE_STEPS:
             rise = self.smoothed - self.minimum
             return f"train loss rose by {rise:.2f} nats a token over its minimum for {RISE_STEPS} steps, at step {step}"

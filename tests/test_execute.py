@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from harness import invocation
 from harness.execute import TRIES, Executor
@@ -98,20 +99,26 @@ def test_a_run_that_always_raises_fails_with_a_reason_and_the_others_complete(fi
     assert f"warning: {victim['name']} failed: FileExistsError" in failed.err
     frame = toy.results(folder)
     assert Counter(frame["status"]) == {"completed": toy.N_RUNS - 1, "failed": 1}
-    assert frame.loc[victim.name, "status"] == "failed" and "FileExistsError" in frame.loc[victim.name, "reason"]
+    failed_rows = frame[frame["status"] == "failed"]
+    assert list(failed_rows.index) == [victim.name] and failed_rows["reason"].str.contains("FileExistsError").all()
     tries = [e for e in toy.events(folder, "run_ended") if e["key"] == victim.name]
     assert [(e["status"], e["tries"]) for e in tries] == [("failed", n + 1) for n in range(TRIES)]
     assert "traceback" in tries[0] and "mkdir" in " ".join(tries[0]["traceback"])
 
 
-def test_all_trials_and_runs_may_diverge(tmp_path: Path) -> None:
-    folder = toy.write(tmp_path / "wild", toy.TOY.replace("{low: 1e-3, high: 3e-1}", "{low: 1e3, high: 1e4}").replace("trials: 4", "trials: 2"))
-    ended = toy.run(folder, "--set", "search.default_lr=1e3", "--set", "seeds=1", "--set", "report.formats=[md,pdf]")
+def test_a_changed_study_is_planned_anew_and_all_of_it_may_diverge(finished_study: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished_study, tmp_path / "wild"))
+    wild = {"search.lr": "{low: 1e3, high: 1e4}", "search.trials": "2", "search.default_lr": "1e3"}
+    wild |= {"seeds": "1", "report.formats": "[md,pdf]"}
+    ended = toy.run(folder, *(word for key, value in wild.items() for word in ("--set", f"{key}={value}")))
     assert (ended.code, ended.err) == (0, "")
+    assert "changed since the last start: search.lr.high: 0.3 -> 10000.0" in ended.out
+    assert "no ablations: no ladder run completed" in ended.out
+    assert len(toy.events(folder, "plan")) == 2
+    # The runs of the old plan are still in the record, and no part of the new results.
     frame = toy.results(folder)
     assert set(frame["status"]) == {"diverged"} and frame["reason"].str.contains("not finite").all()
-    assert {e["lr_status"] for e in toy.events(folder, "lr_chosen")} == {"unresolved"}
-    assert "no ablations: no ladder run completed" in ended.out
+    assert [e["lr_status"] for e in toy.events(folder, "lr_chosen")][2:] == ["unresolved"] * 2
     assert "diverged" in (folder / "mlruns/toy/report/report.md").read_text(encoding="utf-8")
 
 
@@ -126,7 +133,7 @@ class Watching:
         if event["event"] == "evaluation" and self.kills and self.pool is not None:
             self.kills -= 1
             busy = next(worker for worker in self.pool._workers if worker.task is not None)
-            os.kill(busy.process.pid, signal.SIGKILL)
+            busy.process.kill()
 
     def progress(self, key: str, fields: Mapping[str, Any]) -> None:
         pass
@@ -135,12 +142,20 @@ class Watching:
         pass
 
 
-def one_run(folder: Path, watch: Watching, **changes: Any) -> Record:
+def one_run(folder: Path, watch: Watching) -> Record:
     """Carry out a study of a single run, long enough to be met on its way, in this process."""
-    text = {"study": "one", "question": "q", "data": {"texts": 200, "eval_texts": 16}, "search": None, "seeds": 1, "within": None}
-    text |= {"model": {"rungs": [{"name": "tiny", "n_layer": 1, "d_model": 8, "n_head": 2, "d_ff": 16}]}, "samples": {"texts": 0, "at_best": 0}}
+    text: dict[str, Any] = {
+        "study": "one",
+        "question": "q",
+        "data": {"texts": 200, "eval_texts": 16},
+        "search": None,
+        "seeds": 1,
+        "within": None,
+    }
+    text |= {"model": {"rungs": [{"name": "tiny", "n_layer": 1, "d_model": 8, "n_head": 2, "d_ff": 16}]}}
+    text |= {"samples": {"texts": 0, "at_best": 0}}
     text |= {"train": {"epochs": None, "max_steps": 160, "evaluations": 10, "patience": None}}
-    prepared = invocation.prepare(Study.model_validate(text | changes))
+    prepared = invocation.prepare(Study.model_validate(text))
     machine = Machine("cpu", 1, 1, "float32")
     plan = make(prepared.study, prepared.rungs, prepared.size, {"tiny": Cost(1e-3, 1e-4)}, machine, None)
     journal = Journal(folder / "journal.jsonl")
@@ -162,6 +177,7 @@ def test_a_run_whose_process_is_killed_is_tried_again_and_loses_nothing(tmp_path
     assert cut.history(key) == whole.history(key) and len(cut.history(key)) == 10
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_every_time_fails(tmp_path: Path) -> None:
     record = one_run(tmp_path, Watching(kills=9))
     assert record.status_counts() == {"failed": 1}

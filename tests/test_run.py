@@ -52,7 +52,9 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
         (["toy.yaml", "--set", "model.rungs=[500k, nonsense]"], ["nonsense"]),
     ],
 )
-def test_what_can_not_be_run_is_said_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: list[str]) -> None:
+def test_what_can_not_be_run_is_said_in_a_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: list[str]
+) -> None:
     before = tree(folder)
     assert run.main([*words, "--quiet"]) == 2
     out, err = capsys.readouterr()
@@ -156,16 +158,6 @@ def test_the_end_names_the_answer_the_paths_and_how_to_repeat_it(finished_study:
         assert said in out
 
 
-def test_quiet_prints_nothing_and_a_changed_study_is_planned_anew(copied: Path) -> None:
-    """One more seed: what was run stays, and only what is new is trained."""
-    ended = toy.run(copied, "--quiet", "--set", "seeds=3", "--only", "small", "--only", "search")
-    assert (ended.code, ended.out, ended.err) == (0, "", "")
-    plans = toy.events(copied, "plan")
-    assert len(plans) == 2
-    new = [e for e in toy.events(copied, "run_started") if e["n"] > plans[1]["n"]]
-    assert [(e["spec"]["rung"], e["spec"]["seed"]) for e in new] == [("small", 2)]
-
-
 def test_report_rebuilds_the_same_bytes(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def files() -> dict[str, bytes]:
         mine = [copied / "mlruns/toy/results.csv", *(copied / "mlruns/toy/report").rglob("*.*")]
@@ -187,7 +179,9 @@ def test_status_tells_how_far_a_study_is(finished: Path, capsys: pytest.CaptureF
     assert "7/7" in out and f"completed {toy.N_RUNS}" in out
 
 
-def test_status_of_a_study_that_has_only_a_plan(finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_a_study_that_has_only_a_plan(
+    finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(toy.planned(tmp_path / "planned", finished_study))
     assert verbs.main(["status", "toy"]) == 0
     out = capsys.readouterr().out

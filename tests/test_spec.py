@@ -38,7 +38,10 @@ def test_a_minimal_study_has_the_defaults_of_the_documented_example(tmp_path: Pa
     minimal = load_text(tmp_path, MINIMAL).model_dump()
     scaling = load(next(path for path in STUDIES if path.stem == "scaling")).model_dump()
     differ = {key for key in scaling if minimal[key] != scaling[key]}
-    assert differ == {"study", "question", "hypothesis", "model", "ablations"}
+    assert differ == {"study", "question", "hypothesis", "model", "ablations", "data", "train"}
+    # The study is tuned to two cores; all else is the default.
+    assert scaling["data"] | {"eval_texts": 512} == minimal["data"]
+    assert scaling["train"] | {"min_steps": 60, "evaluations": 20} == minimal["train"]
     assert scaling["ablations"] == {"train_texts": (1000, 4000)} and minimal["ablations"] == {"train_texts": ()}
 
 

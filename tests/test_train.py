@@ -141,7 +141,11 @@ def test_pruning_is_asked_with_the_history_and_never_at_the_end() -> None:
     asked: list[list[tuple[int, float]]] = []
 
     def prune(answer: bool) -> Callable[[Any], bool]:
-        return lambda history: bool(asked.append(list(history))) or answer
+        def answered(history: Any) -> bool:
+            asked.append(list(history))
+            return answer
+
+        return answered
 
     kept, events = tiny.run(tiny.spec(), prune=prune(False))
     whole = [(e["step"], e["val_loss"]) for e in tiny.evaluations(events)]
