@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import harness
-from harness import environment, errors, plugins, terminal, tracking
+from harness import environment, errors, lease, plugins, terminal, tracking
 from harness.console import Console
 from harness.errors import HarnessError, StudyError
 from harness.invocation import JOURNAL
@@ -87,7 +87,11 @@ def load(study: str) -> tuple[Path, Record]:
 
 def status(options: argparse.Namespace) -> None:
     """The plan with what is done of it."""
-    _, record = load(options.study)
+    folder, record = load(options.study)
+    driver = lease.holder(folder)
+    if driver is not None:
+        state = "alive" if driver.is_alive else "lost: start the study again, it goes on where it was"
+        print(f"run by pid {driver.pid} on {driver.host}, {state}")
     plan, console = Plan.from_dict(record.plan), Console()
     console.print(terminal.plan_table(plan, record, console.width))
     for note in terminal.plan_notes(plan, record):

@@ -13,7 +13,8 @@ from harness.evaluate import evaluate
 from harness.generate import sample
 from harness.plan import Cost
 from harness.runspec import RunSpec
-from harness.train import State, forward_backward, start, update
+from harness.state import State, start
+from harness.train import forward_backward, update
 
 # Long enough to see past the first, slow calls; a large shape is measured on fewer texts rather than for longer.
 MEASURE_S = 1.0

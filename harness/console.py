@@ -24,6 +24,7 @@ from harness.runspec import short_rate
 # Fields of an event that say most, in the order in which a line shows them.
 LINE_FIELDS = {
     "run_started": ("name",),
+    "run_resumed": ("name", "step"),
     "run_ended": ("name", "status", "reason", "val_nll", "val_top1", "test_nll", "tokens_per_second", "time_s"),
     "lr_chosen": ("rung", "lr", "lr_status", "completed", "pruned", "diverged"),
 }
@@ -123,7 +124,7 @@ class Console:
     def event(self, event: Event) -> None:
         """Take in one event of the record."""
         kind, key = event["event"], event.get("key", "")
-        if kind == "run_started":
+        if kind in ("run_started", "run_resumed"):
             self._names[key] = event["name"]
             self._running[key] = _Running(event["name"], event["spec"]["rung"], event["spec"]["steps"])
         elif kind == "evaluation" and key in self._running:

@@ -1,6 +1,8 @@
 """When a training run has left the path: rules on its own loss and gradient norm, checked before every update."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 # The weight of a new loss in the smoothed one: about the last twenty steps count.
 SMOOTHING = 0.1
@@ -21,6 +23,18 @@ class DivergenceMonitor:
         self.smoothed: float | None = None
         self.minimum = math.inf
         self.risen_steps = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, exact."""
+        return {"ceiling": self.ceiling, "smoothed": self.smoothed, "minimum": self.minimum, "risen_steps": self.risen_steps}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "DivergenceMonitor":
+        """The monitor that `to_dict` described."""
+        monitor = cls(1)
+        monitor.ceiling, monitor.smoothed = data["ceiling"], data["smoothed"]
+        monitor.minimum, monitor.risen_steps = data["minimum"], data["risen_steps"]
+        return monitor
 
     def check(self, step: int, loss: float, grad_norm: float) -> str | None:
         """Take in one step; the reason why the run has diverged, or None."""

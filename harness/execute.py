@@ -5,10 +5,12 @@ diverged, pruned or failed run ends with its status and reason, and the study go
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
+from harness.checkpoint import load_checkpoint, remove_checkpoints
 from harness.journal import Event, Journal
 from harness.record import Record
 from harness.runspec import RunSpec
@@ -49,9 +51,18 @@ class Executor:
     """Runs the lanes of one invocation. `only` limits what is trained to rungs and stages whose names it has (empty: all)."""
 
     def __init__(
-        self, journal: Journal, record: Record, pool: Pool, watch: Watch, invocation: str, deadline: float | None, only: Sequence[str] = ()
+        self,
+        journal: Journal,
+        record: Record,
+        pool: Pool,
+        watch: Watch,
+        checkpoints: Path,
+        invocation: str,
+        deadline: float | None,
+        only: Sequence[str] = (),
     ) -> None:
         self.journal, self.record, self.pool, self.watch = journal, record, pool, watch
+        self.checkpoints = checkpoints
         self.invocation, self.deadline, self.only = invocation, deadline, frozenset(only)
         self.stopping = self.out_of_time = False
         self.completed = 0
@@ -105,10 +116,28 @@ class Executor:
             if self.deadline is not None and monotonic() > self.deadline:
                 self.stopping = self.out_of_time = True
                 return
-            task = one.todo.pop(0)
-            for spec in task.specs:
-                self.note("run_started", key=spec.key, name=spec.name, spec=spec.to_dict(), invocation=self.invocation)
-            self.pool.submit(task)
+            self._start(one.todo.pop(0))
+
+    def _start(self, task: Task) -> None:
+        """Give runs to a worker, each from its newest good checkpoint where it has one."""
+        resume = {spec.key: step for spec in task.specs if (step := self._begin(spec)) is not None}
+        self.pool.submit(replace(task, resume=resume))
+
+    def _begin(self, spec: RunSpec) -> int | None:
+        """Note that a run begins or goes on; the step of its checkpoint, or None for a run from its start."""
+        key, facts = spec.key, {"name": spec.name, "spec": spec.to_dict(), "invocation": self.invocation}
+        # A checkpoint counts only if the record has every event that came before it.
+        known = self.record.events.get(key, 0) if key in self.record.started else -1
+        saved, damaged = load_checkpoint(self.checkpoints / key, lambda checkpoint: checkpoint.facts["events"] <= known)
+        for sentence in damaged:
+            back = f"going on from step {saved.step:,}" if saved else "training the run from its start"
+            self.watch.say(f"{spec.name}: {sentence}: {back}")
+        if saved is None:
+            remove_checkpoints(self.checkpoints / key)
+            self.note("run_started", key=key, **facts)
+            return None
+        self.note("run_resumed", key=key, step=saved.step, events=saved.facts["events"], **facts)
+        return saved.step
 
     def _advance(self, one: _Active, answer: list[Ended] | None, ended: list[Ended]) -> None:
         """Let a lane go on until it has runs that must be trained, or is at its end."""
@@ -191,6 +220,9 @@ class Executor:
             if message.event == "run_ended":
                 self.completed += fields["status"] != "interrupted"
             self.note(message.event, key=message.key, **fields)
+            # Only now: what the record doesn't have yet might still be needed.
+            if self.record.is_done(message.key):
+                remove_checkpoints(self.checkpoints / message.key)
         elif message.kind == "progress":
             self.watch.progress(message.key, message.fields)
         elif message.kind == "error":
@@ -203,5 +235,4 @@ class Executor:
         self._tries[spec.key] = self._tries.get(spec.key, 0) + 1
         self.note("run_ended", key=spec.key, status="failed", **message.fields, tries=self._tries[spec.key])
         if self._tries[spec.key] < TRIES and not self.stopping:
-            self.note("run_started", key=spec.key, name=spec.name, spec=spec.to_dict(), invocation=self.invocation)
-            self.pool.submit(Task("train", (spec,), message.task.finished))
+            self._start(Task("train", (spec,), message.task.finished))

@@ -3,12 +3,10 @@
 The first start records the resolved plan; later ones reuse it as long as the study asks for the same runs.
 """
 
-import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +17,7 @@ from harness import environment, ladder, plugins
 from harness.data import Floor
 from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
-from harness.errors import DONE, INTERRUPTED, RUNS_FAILED, LockedError, PreflightError, StudyError
+from harness.errors import DONE, INTERRUPTED, RUNS_FAILED, PreflightError, StudyError
 from harness.plan import COSMETIC, Cost, DataSize, Machine, Plan, make, study_digest
 from harness.record import Record
 from harness.spec import Device, Study
@@ -30,6 +28,7 @@ from harness.workers import Pool, Setting, Task
 LENGTH_SAMPLE = 4096
 MAX_WORKERS = 16
 JOURNAL = "journal.jsonl"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,16 @@ def make_pool(prepared: Prepared, floor: Floor | None, machine: Machine, folder:
     """Workers for this study; they hold the corpus from here on."""
     study = prepared.study
     samples = study.samples.model_dump(mode="json")
-    setting = Setting(prepared.corpus, floor, study.search, samples, folder / "checkpoints", machine.device, machine.threads)
+    setting = Setting(
+        corpus=prepared.corpus,
+        floor=floor,
+        search=study.search,
+        samples=samples,
+        folder=folder / CHECKPOINTS,
+        device=machine.device,
+        threads=machine.threads,
+        checkpoint_every_s=study.checkpoints.every_s,
+    )
     return Pool(machine.workers, setting)
 
 
@@ -202,33 +210,6 @@ def facts() -> dict[str, Any]:
     started = environment.now()
     identity = {"id": f"{started}-{os.getpid()}", "command": environment.command(), "host": socket.gethostname(), "pid": os.getpid()}
     return identity | {"started": started, "git": environment.git(), "versions": environment.versions()}
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One driver a study: an operating system's lock that ends with the process, however it ends.
-
-    Raises:
-        LockedError: another process has it; PreflightError: the folder can't be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise PreflightError(f"{folder} can't be written ({error.strerror}). Nothing was run.") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        os.close(descriptor)
-        raise LockedError(f"study {folder.name} is being run by {holder}. Watch it: python -m harness status {folder.name}") from None
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"pid {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        yield
-    finally:
-        os.ftruncate(descriptor, 0)
-        os.close(descriptor)
 
 
 def wanted(only: Sequence[str], prepared: Prepared) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from harness.errors import DamageError
 
 Event = dict[str, Any]
 # Kinds after which the record must survive a power cut; the others may be lost with the run that they belong to.
-DURABLE = frozenset({"plan", "invocation", "run_started", "run_ended", "lr_chosen", "invocation_ended"})
+DURABLE = frozenset({"plan", "invocation", "run_started", "run_resumed", "run_ended", "lr_chosen", "invocation_ended"})
 
 
 class Journal:

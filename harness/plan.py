@@ -21,7 +21,7 @@ OVERHEAD_S = 30.0
 # What the calibration misses: the steps of a real run share caches, disk and memory bandwidth with everything else.
 MARGIN = 1.1
 # Keys of a study that say nothing about what is run.
-COSMETIC = frozenset({"question", "hypothesis", "within", "report"})
+COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints"})
 
 
 @dataclass(frozen=True)

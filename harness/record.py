@@ -19,7 +19,8 @@ class Record:
     """Facts by run key, and the study's own.
 
     `selected`: the runs that belong to the current plan, in the order in which they were chosen, as the fields of their spec and labels.
-    `ended`, `evaluations`, `samples`: by run key. `chosen`: the learning rate of each rung. `data`: counts, fingerprint and floor.
+    `ended`, `evaluations`, `samples`: by run key. `events`: how many numbered events of its run are known. `chosen`: the learning
+    rate of each rung. `data`: counts, fingerprint and floor.
     """
 
     study: dict[str, Any] = field(default_factory=dict)
@@ -30,6 +31,7 @@ class Record:
     ended: dict[str, Event] = field(default_factory=dict)
     evaluations: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
     samples: dict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
+    events: dict[str, int] = field(default_factory=dict)
     chosen: dict[str, Event] = field(default_factory=dict)
     invocations: dict[str, Event] = field(default_factory=dict)
     last_time: float = 0.0
@@ -45,6 +47,8 @@ class Record:
     def add(self, event: Event) -> None:
         """Take in one event."""
         self.last_time = event["time"]
+        if "index" in event:
+            self.events[event["key"]] = event["index"] + 1
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is not None:
             handler(event)
@@ -76,7 +80,15 @@ class Record:
         key = event["key"]
         self.started[key] = event
         self.ended.pop(key, None)
-        self.evaluations[key], self.samples[key] = [], []
+        self.evaluations[key], self.samples[key], self.events[key] = [], [], 0
+
+    def _on_run_resumed(self, event: Event) -> None:
+        """What came after the checkpoint will come again."""
+        key, known = event["key"], event["events"]
+        self.ended.pop(key, None)
+        for events in (self.evaluations[key], self.samples[key]):
+            events[:] = [e for e in events if e["index"] < known]
+        self.events[key] = known
 
     def _on_evaluation(self, event: Event) -> None:
         self.evaluations[event["key"]].append(event)

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 import harness
-from harness import environment, errors, invocation, spec, terminal, tracking
+from harness import environment, errors, invocation, lease, spec, terminal, tracking
 from harness.console import Console
 from harness.data import Floor
 from harness.errors import HarnessError
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     machine = invocation.machine_for(study, options.device)
     if options.plan:
         return _show_plan(options, prepared, machine, console)
-    with invocation.locked(ROOT / study.study):
+    with lease.held(ROOT / study.study):
         return _carry_out(options, prepared, machine, console, only)
 
 
@@ -122,7 +122,7 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
         at_end.callback(journal.close)
         with invocation.make_pool(prepared, floor, machine, folder) as pool:
             facts = invocation.facts()
-            executor = Executor(journal, record, pool, console, facts["id"], deadline, only)
+            executor = Executor(journal, record, pool, console, folder / invocation.CHECKPOINTS, facts["id"], deadline, only)
             executor.note("invocation", **facts)
             plan = recorded or _new_plan(prepared, floor, machine, executor, console)
             if not options.no_track:

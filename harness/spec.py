@@ -285,6 +285,13 @@ class Within(Block):
         return None if text is None else v.duration_seconds(text)
 
 
+class Checkpoints(Block):
+    """How much of a run a crash may cost."""
+
+    every_s: v.Positive = 30.0
+    """Save each run so often, in seconds, > 0; a stopped study goes on from there."""
+
+
 class Report(Block):
     """What is written at the end."""
 
@@ -319,6 +326,8 @@ class Study(Block):
     """Texts that trained models write."""
     within: Annotated[Within, BeforeValidator(_every_device, json_schema_input_type=Within | str | None)] = Within()
     """Time limit of one invocation: {cpu: 15m, cuda: null}, or 15m for every device. null: no limit."""
+    checkpoints: Checkpoints = Checkpoints()
+    """How much of a run a crash may cost."""
     report: Report = Report()
     """What is written at the end."""
 

@@ -127,7 +127,8 @@ class Tracking:
     def clear(self) -> None:
         """All that was touched is written: what a run that has ended held is no longer needed."""
         for run in (self.runs[id] for id in self.touched):
-            if run.is_training and run.status != RUNNING:
+            # A run that was interrupted can go on, and its full series is written at its end.
+            if run.is_training and run.status not in (RUNNING, KILLED):
                 run.metrics, run.points, run.tables = {}, {}, {}
         self.touched.clear()
 
@@ -195,6 +196,21 @@ class Tracking:
         run.tag({"stage": spec["stage"], "status": "running"} | self._of_rung(spec["rung"]))
         self._touch(self._begin(run, "run"), event)
 
+    def _on_run_resumed(self, event: Event) -> None:
+        """The run goes on under its old name; what came after the checkpoint comes again, with equal values."""
+        run = self.runs.get(event["key"])
+        if run is None:
+            return
+        run.status, run.end_time = RUNNING, None
+        run.tag({"status": "running"})
+        kept = sum(step <= event["step"] for step in run.points.get("step", []))
+        run.points = {name: values[:kept] for name, values in run.points.items()}
+        for name in ("samples.json", "sample_measures.json"):
+            if name in run.tables:
+                rows = [row for row in run.tables[name].rows if row[1] <= event["step"]]
+                run.tables[name] = Table(run.tables[name].columns, rows)
+        self._touch(run, event)
+
     def _on_points(self, event: Event) -> None:
         run = self._run_of(event)
         if run is None:
@@ -230,9 +246,10 @@ class Tracking:
         if run is None:
             return
         last = {name: values[-1] for name, values in run.points.items()}
-        if last:
-            run.measure(last, POINT_METRICS, last["tokens"], event["time"])
-        run.measure(event, END_METRICS, event.get("train_tokens") or 0, event["time"])
+        if event["status"] != "interrupted":
+            if last:
+                run.measure(last, POINT_METRICS, last["tokens"], event["time"])
+            run.measure(event, END_METRICS, event.get("train_tokens") or 0, event["time"])
         run.outcome = {name: event.get(name) for name in ("status", "steps", "val_loss", "val_nll", "test_nll", "test_top1")}
         run.tag({"status": event["status"]} | _reason(event))
         if event.get("traceback"):

@@ -1,12 +1,12 @@
 """The visible loop: batch, forward, backward, check, clip, step, evaluate, log.
 
 A RunSpec and the corpus go in; events come out through `emit` while it runs, and an Outcome at the end. All randomness is a function of
-(the run's seed, epoch or step), so that nothing but the step says where a run is.
+(the run's seed, epoch or step), so that a run that goes on from a checkpoint is the run that never stopped.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,33 +14,34 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
-from harness import accounting, plugins
-from harness.checkpoint import save_weights
+from harness import accounting
+from harness.checkpoint import Checkpoint, save_checkpoint, save_weights
 from harness.data import Floor
 from harness.data.batches import Order, pack, padded
 from harness.data.corpus import Corpus, Encoded
-from harness.divergence import DivergenceMonitor
 from harness.evaluate import Evaluation, evaluate, packed_logits
 from harness.generate import sample
 from harness.runspec import RunSpec
 from harness.samples import TrainingText, measure
 from harness.schedule import lr_at
+from harness.state import State, restore, snapshot, start
 
 Emit = Callable[[str, dict[str, Any]], None]
 # (step, val_loss) of every evaluation so far -> whether to stop the trial.
 Prune = Callable[[Sequence[tuple[int, float]]], bool]
 # Steps at the start of a run, and after an evaluation, that say nothing about its speed.
 WARM_UP_STEPS = 3
+CHECKPOINT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
 class Context:
     """What a run needs beside its spec, and that doesn't decide its result.
 
-    `folder`: where the best weights go (None keeps none, as for trials). `samples`: `temperatures`, `texts`, `at_best`, or None for no
-    sampling. `floor`: the best possible scores on the test texts, where known.
+    `folder`: where the best weights go (None keeps none, as for trials). `checkpoints`: where checkpoints go (None: none), every so many
+    seconds. `resume`: the checkpoint to go on from. `samples`: `temperatures`, `texts`, `at_best`, or None for no sampling. `floor`:
+    the best possible scores on the test texts, where known.
     """
 
     corpus: Corpus
@@ -50,6 +51,9 @@ class Context:
     prune: Prune | None = None
     device: str = "cpu"
     folder: Path | None = None
+    checkpoints: Path | None = None
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    resume: Checkpoint | None = None
     samples: Mapping[str, Any] | None = None
     floor: Floor | None = None
 
@@ -71,63 +75,26 @@ class Outcome:
     time_s: float
 
 
-@dataclass
-class State:
-    """Everything that moves during a run."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    monitor: DivergenceMonitor
-    step: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-    best: Evaluation | None = None
-    best_step: int | None = None
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-    stale: int = 0
-    history: list[tuple[int, float]] = field(default_factory=list)
-    points: list[tuple[int, int, float, float, float]] = field(default_factory=list)
-    timed_tokens: int = 0
-    timed_s: float = 0.0
-    training_text: TrainingText | None = None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Training speed after warm-up, evaluations left out."""
-        return self.timed_tokens / self.timed_s if self.timed_s else None
-
-
-def build_model(spec: RunSpec, dropout: float | None = None) -> nn.Module:
-    """The untrained model of a run; its initial weights are a function of the seed."""
-    arch = plugins.load("models", spec.arch, "architecture")
-    torch.manual_seed(spec.seed)
-    model: nn.Module = arch.Model(arch.Shape(**spec.shape), spec.vocab_size, spec.seq_len, spec.dropout if dropout is None else dropout)
-    return model
-
-
-def start(spec: RunSpec, device: str) -> State:
-    """A run before its first step."""
-    model = build_model(spec).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=spec.lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, weight_decay=spec.weight_decay, fused=True
-    )
-    return State(model, optimizer, DivergenceMonitor(spec.vocab_size))
-
-
 def train(spec: RunSpec, context: Context) -> Outcome:
-    """Train one run to its end and score its best weights."""
-    started = perf_counter()
+    """Train one run to its end, from its start or from a checkpoint, and score its best weights."""
+    started = saved_at = perf_counter()
     texts = context.corpus.train.head(spec.train_texts)
     validation = context.corpus.validation.head(spec.eval_texts)
     order = Order(texts.n_texts, spec.batch_size, spec.seed)
-    state = start(spec, context.device)
+    state = start(spec, context.device) if context.resume is None else restore(spec, context.device, context.resume)
+    spent_before = state.spent_s
     status, reason = "completed", ""
     evaluate_at = frozenset(spec.evaluate_at)
-    since_evaluation = 0
-    for step in range(1, spec.steps + 1):
+    for step in range(state.step + 1, spec.steps + 1):
+        # Here and nowhere else in the loop: whatever a step leads to has happened.
+        state.spent_s = spent_before + perf_counter() - started
         if context.stop():
+            _keep(state, context)
             status, reason = "interrupted", f"stopped at step {state.step:,} of {spec.steps:,}"
             break
+        if perf_counter() - saved_at > context.checkpoint_every_s:
+            _keep(state, context)
+            saved_at = perf_counter()
         step_started = perf_counter()
         rows = order.rows(step - 1)
         loss, grad_norm = forward_backward(spec, state, texts, rows, step, context.device)
@@ -139,13 +106,13 @@ def train(spec: RunSpec, context: Context) -> Outcome:
         update(state, lr)
         _count(spec, state, texts, rows, step)
         state.points.append((step, state.tokens, loss, lr, grad_norm))
-        since_evaluation += 1
-        if since_evaluation > WARM_UP_STEPS:
+        state.since_evaluation += 1
+        if state.since_evaluation > WARM_UP_STEPS:
             state.timed_tokens += int(texts.lengths[rows].sum())
             state.timed_s += perf_counter() - step_started
         context.progress(step, state.tokens, state.tokens_per_second)
         if step in evaluate_at:
-            since_evaluation = 0
+            state.since_evaluation = 0
             val_loss = _evaluate(spec, state, context, validation, texts, order)
             if not math.isfinite(val_loss):
                 status, reason = "diverged", f"validation loss was not finite at step {step:,}"
@@ -156,7 +123,8 @@ def train(spec: RunSpec, context: Context) -> Outcome:
             if context.prune is not None and step < spec.steps and context.prune(state.history):
                 status, reason = "pruned", f"pruned at step {step:,}: behind the finished trials of this search"
                 break
-    _flush_points(state, context.emit)
+    if status != "interrupted":
+        _flush_points(state, context)
     metrics = _final_metrics(spec, state, context, status, texts)
     return Outcome(
         status=status,
@@ -169,7 +137,7 @@ def train(spec: RunSpec, context: Context) -> Outcome:
         best_step=state.best_step,
         metrics=metrics,
         tokens_per_second=state.tokens_per_second,
-        time_s=perf_counter() - started,
+        time_s=spent_before + perf_counter() - started,
     )
 
 
@@ -218,8 +186,10 @@ def _evaluate(spec: RunSpec, state: State, context: Context, validation: Encoded
     if math.isfinite(result.loss):
         state.history.append((state.step, result.loss))
     train_loss = float(np.mean([p[2] for p in state.points])) if state.points else None
-    _flush_points(state, context.emit)
-    context.emit(
+    _flush_points(state, context)
+    _emit(
+        state,
+        context,
         "evaluation",
         {"step": state.step, "tokens": state.tokens, "epoch": state.step / order.steps_per_epoch, "flops": state.flops}
         | {"train_loss": train_loss, "best": improved}
@@ -287,13 +257,24 @@ def _sample(spec: RunSpec, state: State, context: Context, at: str, temperatures
         texts = [tokenizer.decode(ids) for ids in sequences]
         ended = [len(ids) < spec.seq_len - 1 for ids in sequences]
         fields = {"at": at, "step": state.best_step, "tokens": state.tokens, "temperature": temperature, "texts": texts}
-        context.emit("samples", fields | measure(texts, ended, state.training_text))
+        _emit(state, context, "samples", fields | measure(texts, ended, state.training_text))
 
 
-def _flush_points(state: State, emit: Emit) -> None:
+def _keep(state: State, context: Context) -> None:
+    if context.checkpoints is not None and state.step:
+        save_checkpoint(context.checkpoints, snapshot(state))
+
+
+def _emit(state: State, context: Context, event: str, fields: dict[str, Any]) -> None:
+    """Send an event with its number within the run, so that a resumed run's events can be told from those it repeats."""
+    context.emit(event, fields | {"index": state.events})
+    state.events += 1
+
+
+def _flush_points(state: State, context: Context) -> None:
     if state.points:
         columns = [list(column) for column in zip(*state.points, strict=True)]
-        emit("points", dict(zip(("step", "tokens", "train_loss", "lr", "grad_norm"), columns, strict=True)))
+        _emit(state, context, "points", dict(zip(("step", "tokens", "train_loss", "lr", "grad_norm"), columns, strict=True)))
         state.points.clear()
 
 

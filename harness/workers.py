@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from harness.checkpoint import load_checkpoint
 from harness.data import Floor
 from harness.data.corpus import Corpus
 from harness.runspec import RunSpec
@@ -31,7 +32,7 @@ PROGRESS_S = 0.5
 
 @dataclass(frozen=True)
 class Setting:
-    """What all tasks of a study share. `folder`: where best weights go, one folder a run key."""
+    """What all tasks of a study share. `folder`: where weights and checkpoints go, one folder a run key."""
 
     corpus: Corpus
     floor: Floor | None
@@ -40,15 +41,20 @@ class Setting:
     folder: Path
     device: str
     threads: int
+    checkpoint_every_s: float
 
 
 @dataclass(frozen=True)
 class Task:
-    """Work for one worker: to `train` a batch of runs, or to `measure` what one costs. `finished`: earlier trials, for pruning."""
+    """Work for one worker: to `train` a batch of runs, or to `measure` what one costs.
+
+    `finished`: earlier trials, for pruning. `resume`: by run key, the step of the checkpoint to go on from.
+    """
 
     kind: str
     specs: tuple[RunSpec, ...]
     finished: tuple[Trial, ...] = ()
+    resume: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,6 +223,11 @@ def _train(spec: RunSpec, task: Task, setting: Setting, stop: ctypes.c_bool, pip
             pipe.send(Message("progress", task, key=spec.key, fields=fields))
 
     is_trial = spec.stage == "search"
+    folder = setting.folder / spec.key
+    at_step = task.resume.get(spec.key)
+    saved = None if at_step is None else load_checkpoint(folder, lambda checkpoint: checkpoint.step == at_step)[0]
+    # Damaged between the driver's look and this one: the driver tries the run again and finds the one before.
+    assert at_step is None or saved is not None, f"checkpoint of step {at_step} is gone"
     context = Context(
         corpus=setting.corpus,
         emit=emit,
@@ -224,7 +235,10 @@ def _train(spec: RunSpec, task: Task, setting: Setting, stop: ctypes.c_bool, pip
         stop=lambda: stop.value,
         prune=pruning(setting.search, spec.steps, task.finished) if is_trial else None,
         device=setting.device,
-        folder=None if is_trial else setting.folder / spec.key,
+        folder=None if is_trial else folder,
+        checkpoints=folder,
+        checkpoint_every_s=setting.checkpoint_every_s,
+        resume=saved,
         samples=None if is_trial else setting.samples,
         floor=setting.floor,
     )

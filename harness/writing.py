@@ -13,7 +13,7 @@ from harness.journal import read
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.spec import Study
-from harness.train import build_model
+from harness.state import build_model
 
 
 def write_texts(root: Path, run: str, n: int, temperature: float, seed: int) -> list[str]:

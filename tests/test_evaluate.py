@@ -12,7 +12,7 @@ from torch import nn
 from harness import evaluate as scoring
 from harness.data.corpus import Encoded
 from harness.evaluate import evaluate
-from harness.train import build_model
+from harness.state import build_model
 from tests import tiny
 
 

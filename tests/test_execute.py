@@ -84,7 +84,7 @@ def test_interrupted_on_one_worker_and_finished_it_equals_the_uninterrupted_on_t
     first_lines = len(toy.events(folder))
     finished = toy.run(folder)
     assert finished.code == 0 and f"resumed: {len(done)} of {toy.N_RUNS} done" in finished.out
-    again = {e["key"] for e in toy.events(folder)[first_lines:] if e["event"] == "run_started"}
+    again = {e["key"] for e in toy.events(folder)[first_lines:] if e["event"] in ("run_started", "run_resumed")}
     assert not again & {e["key"] for e in done} and len(again) == toy.N_RUNS - len(done)
     pd.testing.assert_frame_equal(toy.results(folder), toy.results(finished_study), check_exact=True)
 
@@ -162,7 +162,7 @@ def one_run(folder: Path, watch: Watching) -> Record:
     record = Record.of(read(journal.path))
     with invocation.make_pool(prepared, None, machine, folder) as pool:
         watch.pool = pool
-        Executor(journal, record, pool, watch, "test", None).run(Stages(prepared.study, plan, prepared.size))
+        Executor(journal, record, pool, watch, folder / "checkpoints", "test", None).run(Stages(prepared.study, plan, prepared.size))
     journal.close()
     return record
 

@@ -252,6 +252,7 @@ CHANGES: dict[str, Any] = {
     "samples": {"texts": 1},
     "within": "3m",
     "report": {"formats": ["md"]},
+    "checkpoints": {"every_s": 5},
 }
 
 
@@ -262,7 +263,7 @@ def test_every_key_of_a_study_is_looked_at() -> None:
 @pytest.mark.parametrize("key", CHANGES)
 def test_only_cosmetic_keys_leave_the_digest_of_a_study_alone(key: str) -> None:
     same = study_digest(make_study(**{key: CHANGES[key]})) == study_digest(make_study())
-    assert same == (key in COSMETIC) == (key in {"question", "hypothesis", "within", "report"})
+    assert same == (key in COSMETIC) == (key in {"question", "hypothesis", "within", "report", "checkpoints"})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 import harness
 from harness import __main__ as verbs
-from harness import invocation, run
+from harness import lease, run
 from harness.plan import Plan
 from tests import toy
 
@@ -110,12 +110,12 @@ def test_a_recorded_plan_is_shown_without_measuring_again(finished: Path, capsys
 
 
 def test_a_second_driver_is_told_who_is_at_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with invocation.locked(Path("mlruns/toy")):
+    with lease.held(Path("mlruns/toy")):
         assert run.main(["toy.yaml", "--quiet"]) == 4
     err = capsys.readouterr().err
     assert f"study toy is being run by pid {os.getpid()}" in err and "python -m harness status toy" in err
     # The lock ends with its holder.
-    with invocation.locked(Path("mlruns/toy")):
+    with lease.held(Path("mlruns/toy")):
         pass
 
 

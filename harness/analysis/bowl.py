@@ -124,6 +124,34 @@ def shape_p_value(x: np.ndarray, y: np.ndarray) -> float:
     return float(stats.f.sf((whole - left) / 2 / max(left / dof, TINY**2), 2, dof))
 
 
+def valley_p_value(y: np.ndarray, seed: int = 0, n_permutations: int = 4000) -> float:
+    """How often values that don't depend on their order fall and then rise as well as these do.
+
+    The umbrella test with unknown peak (Mack and Wolfe, 1981), by permutation: only the order of the values counts, so that it
+    holds for bowls of any shape, a cliff included (infinite values are the highest). A series that only falls is a valley too.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permuted(np.tile(y, (n_permutations, 1)), axis=1)
+    observed, drawn = _valley(y[None])[0], _valley(shuffled)
+    return float((1 + (drawn >= observed - TINY).sum()) / (1 + n_permutations))
+
+
+def _valley(y_PN: np.ndarray) -> np.ndarray:
+    """The umbrella statistic of each row: over all turning points, the largest standardised count of pairs in the valley's order."""
+    n = y_PN.shape[1]
+    falls = (y_PN[:, :, None] > y_PN[:, None, :]) & np.triu(np.ones((n, n), dtype=bool), 1)
+    rises = (y_PN[:, :, None] < y_PN[:, None, :]) & np.triu(np.ones((n, n), dtype=bool), 1)
+    scores = []
+    for turn in range(n + 1):
+        left, right = turn, n - turn
+        pairs = falls[:, :turn, :turn].sum((1, 2)) + rises[:, turn:, turn:].sum((1, 2))
+        variance = sum(m * (m - 1) * (2 * m + 5) / 72 for m in (left, right))
+        expected = (left * (left - 1) + right * (right - 1)) / 4
+        scores.append((pairs - expected) / np.sqrt(max(variance, TINY)))
+    best: np.ndarray = np.max(scores, axis=0)
+    return best
+
+
 def _near(x: np.ndarray, y: np.ndarray, window: float, points: int) -> np.ndarray:
     keep = max(min(points, y.size), int((y <= y.min() + window).sum()))
     near = np.sort(np.argsort(y, kind="stable")[:keep])

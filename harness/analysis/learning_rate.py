@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from harness.analysis.bowl import Bowl, fit_bowl, shape_p_value
+from harness.analysis.bowl import Bowl, fit_bowl, shape_p_value, valley_p_value
 from harness.analysis.learning_rate_law import HeldOut, Law, Prediction, law
 
 __all__ = ["HeldOut", "Law", "Optimum", "Prediction", "law", "optimum"]
@@ -79,6 +79,8 @@ class _Tried:
     pruned: np.ndarray
     diverged: np.ndarray
     note: str
+    losses: np.ndarray
+    """All trials' losses in order of rate, those of pruned ones where they stopped, infinite where diverged."""
 
     @property
     def best(self) -> int:
@@ -105,7 +107,8 @@ def optimum(trials: pd.DataFrame, low: float, high: float, seed: int = 0, level:
         rates = np.unique(tried.x).size
         why = f"{tried.y.size} completed trials at {rates} rates; a fit needs {MIN_COMPLETED} at {MIN_RATES}"
         return _outcome(tried, "unresolved", why)
-    p_value = shape_p_value(tried.x, tried.y)
+    # A parabola finds a shallow bowl in noise; the order of all trials finds a lopsided one, which a parabola over the range doesn't fit.
+    p_value = min(shape_p_value(tried.x, tried.y), valley_p_value(tried.losses, seed))
     if p_value > SHAPE_LEVEL:
         why = (
             f"losses of {tried.y.size} completed trials from {_rate(tried.x.min())} to {_rate(tried.x.max())} differ by "
@@ -122,7 +125,9 @@ def _sort(trials: pd.DataFrame) -> _Tried:
     completed, pruned = (status == "completed") & ~lost, (status == "pruned") & ~lost
     names = ", ".join(_rate(v) for v in x[lost])
     note = f"; without a finite loss, counted as diverged: {names}" if lost.any() else ""
-    return _Tried(x[completed], y[completed], x[pruned], x[(status == "diverged") | lost], note)
+    diverged = (status == "diverged") | lost
+    losses = np.where(diverged, np.inf, y)[completed | pruned | diverged]
+    return _Tried(x[completed], y[completed], x[pruned], x[diverged], note, losses)
 
 
 def _judge(tried: _Tried, bowl: Bowl, low: float, high: float, level: float) -> Optimum:

@@ -1,0 +1,165 @@
+"""A run that goes on from a checkpoint is the run that never stopped, bit by bit; a checkpoint that isn't whole is passed over."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.checkpoint import Checkpoint, load_checkpoint, load_weights, remove_checkpoints, save_checkpoint
+from harness.failpoints import VARIABLE
+from harness.record import Record
+from harness.state import snapshot, start
+from harness.train import Outcome
+from tests import tiny
+
+SAMPLES = {"temperatures": [0.5, 1.0], "texts": 2, "at_best": 2}
+CLOCKS = {"time_s", "tokens_per_second"}
+
+
+def whole(folder: Path, **changes: Any) -> tuple[Outcome, tiny.Events]:
+    return tiny.run(tiny.spec(**changes), folder=folder, samples=SAMPLES)
+
+
+def in_parts(folder: Path, stops: list[int], **changes: Any) -> tuple[Outcome, tiny.Events]:
+    """The same run, stopped after each of these steps and put back from disk; the events that its record would hold."""
+    kept: tiny.Events = []
+    saved: Checkpoint | None = None
+    for stop in [*stops, None]:
+        outcome, events = tiny.run(
+            tiny.spec(**changes),
+            folder=folder,
+            checkpoints=folder,
+            samples=SAMPLES,
+            resume=saved,
+            stop=_after(stop, saved.step if saved else 0),
+        )
+        kept += events
+        if stop is not None:
+            assert outcome.status == "interrupted"
+            saved, damaged = load_checkpoint(folder)
+            assert saved is not None and saved.step == stop and not damaged
+            kept = [event for event in kept if event[1]["index"] < saved.facts["events"]]
+    return outcome, kept
+
+
+def _after(stop: int | None, begun_at: int) -> Any:
+    calls = iter(range(begun_at, 10**6))
+    return lambda: stop is not None and next(calls) >= stop
+
+
+def same(one: Outcome, other: Outcome) -> bool:
+    a, b = (({k: v for k, v in vars(outcome).items() if k not in CLOCKS}) for outcome in (one, other))
+    return a == b
+
+
+@pytest.mark.parametrize("stop", range(1, tiny.STEPS))
+def test_a_run_stopped_after_any_step_ends_as_if_it_had_not(tmp_path: Path, stop: int) -> None:
+    outcome, events = whole(tmp_path / "whole")
+    resumed, pieces = in_parts(tmp_path / "parts", [stop])
+    assert same(outcome, resumed) and events == pieces
+    one, other = (load_weights(tmp_path / name / "best.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_stopped_many_times_with_warm_up_clipping_and_patience_is_the_same(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"warmup_steps": 3, "schedule": "cosine", "grad_clip": 0.5, "patience": 1, "evaluate_at": tuple(range(1, 13))}
+    outcome, events = whole(tmp_path / "whole", **changes)
+    resumed, pieces = in_parts(tmp_path / "parts", [2, 3, 5, 8], **changes)
+    assert same(outcome, resumed) and events == pieces
+
+
+def test_padding_counted_resumes_too(tmp_path: Path) -> None:
+    outcome, events = whole(tmp_path / "whole", padding="learn")
+    resumed, pieces = in_parts(tmp_path / "parts", [5], padding="learn")
+    assert same(outcome, resumed) and events == pieces
+
+
+def test_the_record_forgets_what_comes_again() -> None:
+    events: list[dict[str, Any]] = [
+        {"event": "run_started", "key": "k"},
+        {"event": "points", "key": "k", "index": 0},
+        {"event": "evaluation", "key": "k", "index": 1, "step": 4, "val_loss": 3.0},
+        {"event": "evaluation", "key": "k", "index": 2, "step": 8, "val_loss": 2.0},
+        {"event": "run_resumed", "key": "k", "events": 2, "step": 6},
+        {"event": "evaluation", "key": "k", "index": 2, "step": 8, "val_loss": 2.0},
+    ]
+    record = Record.of({"n": n, "time": 0.0} | event for n, event in enumerate(events))
+    assert record.history("k") == ((4, 3.0), (8, 2.0)) and record.events["k"] == 3
+
+
+def saved_steps(folder: Path, steps: int) -> None:
+    state = start(tiny.spec(), "cpu")
+    for step in range(1, steps + 1):
+        state.step = step
+        save_checkpoint(folder, snapshot(state))
+
+
+def test_the_last_two_are_kept_and_an_ended_run_leaves_only_its_best_weights(tmp_path: Path) -> None:
+    saved_steps(tmp_path, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003", "step-000000004"]
+    (tmp_path / "best.safetensors").write_bytes(b"weights")
+    (tmp_path / "step-000000005.part").mkdir()
+    remove_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+def test_damage_of_any_kind_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    """Bit flips, truncations, empty and missing files, another format: never taken, never an exception."""
+    saved_steps(tmp_path, 2)
+    rng, newest = random.Random(0), tmp_path / "step-000000002"
+    pristine = {path.name: path.read_bytes() for path in newest.iterdir()}
+    for case in range(120):
+        name = rng.choice(sorted(pristine))
+        content = pristine[name]
+        kind = case % 4
+        if kind == 0:
+            place = rng.randrange(len(content))
+            (newest / name).write_bytes(content[:place] + bytes([content[place] ^ (1 << rng.randrange(8))]) + content[place + 1 :])
+        elif kind == 1:
+            (newest / name).write_bytes(content[: rng.randrange(len(content))])
+        elif kind == 2:
+            (newest / name).unlink()
+        else:
+            manifest = json.loads(pristine["manifest.json"]) | {"format": rng.choice([0, 2, "1", None])}
+            (newest / "manifest.json").write_text(json.dumps(manifest))
+        saved, damaged = load_checkpoint(tmp_path)
+        # A flip inside the manifest's own text may leave its meaning alone (white space); then the newest is whole.
+        assert saved is not None and ((saved.step == 1 and len(damaged) == 1) or (name == "manifest.json" and kind == 0))
+        for other, whole_content in pristine.items():
+            (newest / other).write_bytes(whole_content)
+    saved, damaged = load_checkpoint(tmp_path)
+    assert saved is not None and saved.step == 2 and not damaged
+
+
+def test_a_checkpoint_whose_events_never_reached_the_record_is_not_used(tmp_path: Path) -> None:
+    saved_steps(tmp_path, 2)
+    saved, damaged = load_checkpoint(tmp_path, lambda checkpoint: checkpoint.step < 2)
+    assert saved is not None and saved.step == 1 and not damaged
+
+
+SAVE = """
+import sys
+from pathlib import Path
+from tests.test_resume import saved_steps
+saved_steps(Path(sys.argv[1]), 4)
+"""
+
+
+@pytest.mark.parametrize("name", ["file.write", "file.sync", "checkpoint.rename", "checkpoint.prune"])
+def test_killed_anywhere_while_saving_a_whole_checkpoint_is_left(tmp_path: Path, name: str) -> None:
+    # The third save is cut: each save writes and syncs three files.
+    count = 8 if name.startswith("file") else 3
+    environment = os.environ | {VARIABLE: f"{name}:{count}"}
+    ended = subprocess.run([sys.executable, "-c", SAVE, str(tmp_path)], env=environment, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    saved, damaged = load_checkpoint(tmp_path)
+    assert saved is not None and saved.step == (3 if name == "checkpoint.prune" else 2) and not damaged
+    saved_steps(tmp_path, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003", "step-000000004"]
