@@ -15,6 +15,7 @@ from harness.invocation import JOURNAL
 from harness.journal import read
 from harness.plan import Plan
 from harness.record import Record
+from harness.repair import repair
 from harness.results import from_record, write_csv
 from harness.run import ROOT
 from harness.writing import write_texts
@@ -62,10 +63,27 @@ def parser() -> argparse.ArgumentParser:
     drawn.add_argument("--temperature", type=float, default=1.0)
     drawn.add_argument("--n", type=int, default=5)
     drawn.add_argument("--seed", type=int, default=0)
-    verb("sync", sync, "bring MLflow level with the record").add_argument("study", metavar="STUDY")
+    level = verb("sync", sync, "bring MLflow level with the record")
+    level.add_argument("study", metavar="STUDY")
+    level.add_argument("--rebuild", action="store_true", help="delete the study's runs in MLflow first, and write all of them again")
+    verb("repair", mend, "set damaged lines of a record aside and keep the rest").add_argument("study", metavar="STUDY")
     verb("list", list_plugins, "what can be named in a study file").add_argument("what", choices=sorted(PLUGINS))
     verb("ui", ui, "open MLflow over mlruns/").add_argument("--port", type=int, default=tracking.UI_PORT)
     return top
+
+
+def study_folder(study: str) -> Path:
+    """A study's folder, by its name or its folder's path.
+
+    Raises:
+        StudyError: there is none.
+    """
+    folder = ROOT / Path(study).name
+    if not (folder / JOURNAL).exists():
+        known = sorted(path.parent.name for path in ROOT.glob(f"*/{JOURNAL}"))
+        there = f"There are: {', '.join(known)}." if known else "Nothing has been run here yet."
+        raise StudyError(f"no study {study!r} under {ROOT}/.{plugins.nearest(study, known)} {there}")
+    return folder
 
 
 def load(study: str) -> tuple[Path, Record]:
@@ -74,11 +92,7 @@ def load(study: str) -> tuple[Path, Record]:
     Raises:
         StudyError: there is none, or it was stopped before it had a plan.
     """
-    folder = ROOT / Path(study).name
-    if not (folder / JOURNAL).exists():
-        known = sorted(path.parent.name for path in ROOT.glob(f"*/{JOURNAL}"))
-        there = f"There are: {', '.join(known)}." if known else "Nothing has been run here yet."
-        raise StudyError(f"no study {study!r} under {ROOT}/.{plugins.nearest(study, known)} {there}")
+    folder = study_folder(study)
     record = Record.of(read(folder / JOURNAL))
     if not record.plan:
         raise StudyError(f"study {folder.name} was started, but has no plan yet. Run it first.")
@@ -124,9 +138,23 @@ def sync(options: argparse.Namespace) -> None:
     """Write to MLflow what it doesn't have yet."""
     folder, _ = load(options.study)
     projection = tracking.Projection(folder / JOURNAL, ROOT)
-    count = projection.sync()
+    count = projection.rebuild() if options.rebuild else projection.sync()
     projection.finish(folder / "report")
     print(f"{count} events of {options.study} were written to {environment.without_secrets(projection.uri)}")
+
+
+def mend(options: argparse.Namespace) -> None:
+    """Repair a record in place."""
+    folder = study_folder(options.study)
+    with lease.held(folder):
+        done = repair(folder / JOURNAL)
+    if done.original is None:
+        print(f"the record of {folder.name} is whole; nothing was changed")
+        return
+    lines = ", ".join(map(str, done.damaged)) or "none, but lines are missing"
+    print(f"damaged lines: {lines}. The record as it was: {done.original}")
+    print(f"{len(done.void)} runs lost a part of their record and are trained again by the next start" if done.void else "no run was lost")
+    print(f"then bring MLflow level: python -m harness sync {folder.name} --rebuild")
 
 
 def list_plugins(options: argparse.Namespace) -> None:

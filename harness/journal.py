@@ -83,7 +83,8 @@ def read_from(path: Path, offset: int, line: int) -> Iterator[tuple[Event, int]]
             if event is None or event.get("n") != line:
                 raise DamageError(
                     f"{path}:{line + 1}: this line of the record is damaged (checksum or number is wrong). "
-                    "Nothing was changed; restore the file from a copy, or move the study's folder aside to start anew."
+                    "Nothing was changed; restore the file from a copy, or keep what is whole: "
+                    f"python -m harness repair {path.parent.name}"
                 )
             offset += len(raw)
             line += 1

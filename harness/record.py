@@ -99,6 +99,13 @@ class Record:
     def _on_run_ended(self, event: Event) -> None:
         self.ended[event["key"]] = event
 
+    def _on_run_voided(self, event: Event) -> None:
+        """A part of the run's record was lost: it is trained again."""
+        key = event["key"]
+        self.ended.pop(key, None)
+        self.started.pop(key, None)
+        self.evaluations[key], self.samples[key], self.events[key] = [], [], 0
+
     def _on_lr_chosen(self, event: Event) -> None:
         self.chosen[event["rung"]] = event
 

@@ -88,6 +88,17 @@ class Projection:
             if report is not None and report.is_dir():
                 self._client.log_artifacts(parent, str(report), "report")
 
+    def rebuild(self) -> int:
+        """Delete what the store has of this study, and write all of it again; the number of events."""
+        with self._lock, self._or_forget():
+            self._forget()
+            if self._open():
+                assert self._client is not None
+                for run in [run for runs in self._stored.values() for run in runs]:
+                    self._client.delete_run(run.run_id)
+            self._forget()
+            return self._sync()
+
     def page(self, view: str = mlflow_views.LADDER) -> str:
         """What to append to the UI's address to see a view of this study; empty before the first sync."""
         return mlflow_views.page(self._experiment, view) if self._experiment else ""

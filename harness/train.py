@@ -73,6 +73,7 @@ class Outcome:
     metrics: dict[str, float | None]
     tokens_per_second: float | None
     time_s: float
+    events: int
 
 
 def train(spec: RunSpec, context: Context) -> Outcome:
@@ -138,6 +139,7 @@ def train(spec: RunSpec, context: Context) -> Outcome:
         metrics=metrics,
         tokens_per_second=state.tokens_per_second,
         time_s=spent_before + perf_counter() - started,
+        events=state.events,
     )
 
 
