@@ -163,6 +163,21 @@ def _cuts(study: Study, ladder: Sequence[Rung], size: DataSize, costs: Mapping[s
             return
 
 
+def runs_of(rung: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> int:
+    """A recorded rung's runs; one fewer than planned where its search chose the default rate, which is then not trained twice."""
+    return int(rung["runs"]) - int(chosen is not None and chosen["lr"] == chosen["default_lr"])
+
+
+def total_runs(plan: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any]]) -> int:
+    """All runs of a recorded plan, as far as is known: those of the rungs that are kept, and the ablations.
+
+    Args:
+        chosen: the learning rate of each rung whose search has ended, with its default rate.
+    """
+    kept = (rung for rung in plan["rungs"] if not rung["skipped"])
+    return sum(runs_of(rung, chosen.get(rung["rung"])) for rung in kept) + int(plan["ablation_runs"])
+
+
 def study_digest(study: Study) -> str:
     """Equal for two study files that would run the same."""
     return digest({k: v for k, v in study.model_dump(mode="json").items() if k not in COSMETIC})

@@ -12,7 +12,6 @@ from time import monotonic
 import harness
 from harness import environment, errors, invocation, lease, spec, terminal, tracking
 from harness.console import Console
-from harness.data import Floor
 from harness.errors import HarnessError
 from harness.execute import Executor
 from harness.invocation import Prepared
@@ -118,17 +117,22 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
     floor = invocation.floor_of(prepared)
     within_s = invocation.within_s(prepared.study, machine)
     deadline = None if within_s is None else started + within_s * OVERTIME
+    projection: tracking.Live | None = None
     with ExitStack() as at_end:
         at_end.callback(journal.close)
         with invocation.make_pool(prepared, floor, machine, folder) as pool:
             facts = invocation.facts()
             executor = Executor(journal, record, pool, console, folder / invocation.CHECKPOINTS, facts["id"], deadline, only)
+            plan = recorded or _new_plan(prepared, machine, executor, console)
+            # Not earlier: a study that can't be planned leaves nothing behind.
             executor.note("invocation", **facts)
-            plan = recorded or _new_plan(prepared, floor, machine, executor, console)
+            if recorded is None:
+                study_facts = prepared.study.model_dump(mode="json")
+                executor.note("plan", study=study_facts, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
             if not options.no_track:
                 # Not earlier: loading MLflow would take time from what is being measured.
-                projection = tracking.Live(journal.path, ROOT, console.warn)
-                at_end.callback(lambda: projection.close(folder / "report" if (folder / "report").exists() else None))
+                projection = live = tracking.Live(journal.path, ROOT, console.warn)
+                at_end.callback(lambda: live.close(folder / "report" if (folder / "report").exists() else None))
             console.resumed(plan, record)
             with console.showing(plan, record), stopping_on_signals(executor) as stopped:
                 executor.run(Stages(prepared.study, plan, prepared.size))
@@ -141,25 +145,23 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
             console.say("writing the report")
             paths = document.write(results, folder / "report", prepared.study.report.formats)
             executor.note("reported", paths=[str(path) for path in paths])
-    _say_end(executor, results, folder, console, code)
+    _say_end(executor, results, folder, console, code, projection.page if projection else "")
     return code
 
 
-def _new_plan(prepared: Prepared, floor: Floor | None, machine: Machine, executor: Executor, console: Console) -> Plan:
-    """Measure, plan and record; whatever was recorded before stays and is reused where a run is the same."""
+def _new_plan(prepared: Prepared, machine: Machine, executor: Executor, console: Console) -> Plan:
+    """Measure, plan and show; whatever was recorded before stays and is reused where a run is the same."""
     for change in invocation.changes(executor.record, prepared.study):
         console.say(f" changed since the last start: {change}")
     console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
     plan = invocation.new_plan(prepared, machine, executor.pool)
-    study = prepared.study.model_dump(mode="json")
-    executor.note("plan", study=study, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
     console.print(terminal.plan_table(plan, executor.record, console.width))
     for note in terminal.plan_notes(plan, executor.record, invocation.free_bytes(ROOT)):
         console.say(f" {note}")
     return plan
 
 
-def _say_end(executor: Executor, results: Results, folder: Path, console: Console, code: int) -> None:
+def _say_end(executor: Executor, results: Results, folder: Path, console: Console, code: int, page: str) -> None:
     """The answer in short: a table, three findings, the paths, and the line that goes on or repeats it."""
     again = environment.command(without=("--replan",))
     if code in (errors.INTERRUPTED, errors.TERMINATED):
@@ -175,7 +177,7 @@ def _say_end(executor: Executor, results: Results, folder: Path, console: Consol
     console.say(f" results  {folder / 'results.csv'}")
     for path in sorted((folder / "report").glob("report.*")):
         console.say(f" report   {path}")
-    console.say(f" MLflow   make ui   (or: python -m harness ui), then {tracking.UI_ADDRESS}")
+    console.say(f" MLflow   make ui   (or: python -m harness ui), then {tracking.UI_ADDRESS}{page}")
     console.say(f" again    {again}")
 
 

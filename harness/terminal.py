@@ -1,6 +1,7 @@
 """Plan and end of a study as a terminal shows them: tables for people, in the order in which they are asked."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pandas as pd
 from rich import box
@@ -8,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness import plan as planning
 from harness.data.corpus import Corpus
 from harness.plan import Plan, RungPlan, duration
 from harness.record import Record
@@ -84,14 +86,13 @@ def _rate(rung: RungPlan, record: Record) -> str:
 
 
 def runs_of(rung: RungPlan, record: Record) -> int:
-    """A rung's runs; one fewer than planned where the search has chosen the default rate, which is then not trained twice."""
-    chosen = record.chosen.get(rung.rung)
-    return rung.runs - int(chosen is not None and chosen["lr"] == chosen["default_lr"])
+    """A rung's runs, as far as is known."""
+    return planning.runs_of(asdict(rung), record.chosen.get(rung.rung))
 
 
 def total_runs(plan: Plan, record: Record) -> int:
     """All runs of the study, as far as is known."""
-    return sum(runs_of(rung, record) for rung in plan.kept) + plan.ablation_runs
+    return planning.total_runs(plan.to_dict(), record.chosen)
 
 
 def plan_notes(plan: Plan, record: Record, free_bytes: int | None = None) -> list[str]:
