@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup study quick test test-slow lint schema ui clean
+.PHONY: help setup study quick test test-slow faults lint schema ui clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make study    the whole of studies/scaling.yaml (STUDY=FILE for another)"
 	@echo "make ui       MLflow on 127.0.0.1 over what is in mlruns/"
 	@echo "make test     the test suite; make test-slow: the slow tests too; make lint: ruff and mypy"
+	@echo "make faults   kill studies 200 times and compare them with untouched ones"
 	@echo "make setup    only install; make schema: write docs/study.md and the editors' schema"
 	@echo "make clean    remove .venv and caches; never touches mlruns/"
 
@@ -42,6 +43,9 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -n 2 -m 'not gpu'
+
+faults: $(VENV)/installed-dev
+	FAULTS=200 $(RUN) -m pytest -n 2 tests/faults -m 'not gpu' --timeout 3000
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

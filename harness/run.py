@@ -21,6 +21,7 @@ from harness.record import Record
 from harness.results import Results, from_record, write_csv
 from harness.signals import stopping_on_signals
 from harness.stages import Stages
+from harness.tracking_live import Live
 from reports import document
 from reports.findings import findings
 from reports.tables import rung_table
@@ -117,7 +118,7 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
     floor = invocation.floor_of(prepared)
     within_s = invocation.within_s(prepared.study, machine)
     deadline = None if within_s is None else started + within_s * OVERTIME
-    projection: tracking.Live | None = None
+    projection: Live | None = None
     with ExitStack() as at_end:
         at_end.callback(journal.close)
         with invocation.make_pool(prepared, floor, machine, folder) as pool:
@@ -131,7 +132,7 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
                 executor.note("plan", study=study_facts, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
             if not options.no_track:
                 # Not earlier: loading MLflow would take time from what is being measured.
-                projection = live = tracking.Live(journal.path, ROOT, console.warn)
+                projection = live = Live(journal.path, ROOT, console.warn)
                 at_end.callback(lambda: live.close(folder / "report" if (folder / "report").exists() else None))
             console.resumed(plan, record)
             with console.showing(plan, record), stopping_on_signals(executor) as stopped:

@@ -202,7 +202,7 @@ class Tracking:
         if run is None:
             return
         run.status, run.end_time = RUNNING, None
-        run.tag({"status": "running"})
+        run.tag({"status": "running", "reason": f"resumed at step {event['step']}"})
         kept = sum(step <= event["step"] for step in run.points.get("step", []))
         run.points = {name: values[:kept] for name, values in run.points.items()}
         for name in ("samples.json", "sample_measures.json"):

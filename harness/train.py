@@ -78,52 +78,12 @@ class Outcome:
 
 def train(spec: RunSpec, context: Context) -> Outcome:
     """Train one run to its end, from its start or from a checkpoint, and score its best weights."""
-    started = saved_at = perf_counter()
+    started = perf_counter()
     texts = context.corpus.train.head(spec.train_texts)
-    validation = context.corpus.validation.head(spec.eval_texts)
     order = Order(texts.n_texts, spec.batch_size, spec.seed)
     state = start(spec, context.device) if context.resume is None else restore(spec, context.device, context.resume)
-    spent_before = state.spent_s
-    status, reason = "completed", ""
-    evaluate_at = frozenset(spec.evaluate_at)
-    for step in range(state.step + 1, spec.steps + 1):
-        # Here and nowhere else in the loop: whatever a step leads to has happened.
-        state.spent_s = spent_before + perf_counter() - started
-        if context.stop():
-            _keep(state, context)
-            status, reason = "interrupted", f"stopped at step {state.step:,} of {spec.steps:,}"
-            break
-        if perf_counter() - saved_at > context.checkpoint_every_s:
-            _keep(state, context)
-            saved_at = perf_counter()
-        step_started = perf_counter()
-        rows = order.rows(step - 1)
-        loss, grad_norm = forward_backward(spec, state, texts, rows, step, context.device)
-        diverged = state.monitor.check(step, loss, grad_norm)
-        if diverged:
-            status, reason = "diverged", diverged
-            break
-        lr = lr_at(step, spec.steps, spec.lr, spec.schedule, spec.warmup_steps, spec.lr_min_fraction)
-        update(state, lr)
-        _count(spec, state, texts, rows, step)
-        state.points.append((step, state.tokens, loss, lr, grad_norm))
-        state.since_evaluation += 1
-        if state.since_evaluation > WARM_UP_STEPS:
-            state.timed_tokens += int(texts.lengths[rows].sum())
-            state.timed_s += perf_counter() - step_started
-        context.progress(step, state.tokens, state.tokens_per_second)
-        if step in evaluate_at:
-            state.since_evaluation = 0
-            val_loss = _evaluate(spec, state, context, validation, texts, order)
-            if not math.isfinite(val_loss):
-                status, reason = "diverged", f"validation loss was not finite at step {step:,}"
-                break
-            if spec.patience is not None and state.stale > spec.patience:
-                reason = f"stopped early: no improvement in {state.stale} evaluations, best at step {state.best_step:,}"
-                break
-            if context.prune is not None and step < spec.steps and context.prune(state.history):
-                status, reason = "pruned", f"pruned at step {step:,}: behind the finished trials of this search"
-                break
+    started -= state.spent_s
+    status, reason = _loop(spec, context, state, texts, order, started)
     if status != "interrupted":
         _flush_points(state, context)
     metrics = _final_metrics(spec, state, context, status, texts)
@@ -138,9 +98,62 @@ def train(spec: RunSpec, context: Context) -> Outcome:
         best_step=state.best_step,
         metrics=metrics,
         tokens_per_second=state.tokens_per_second,
-        time_s=spent_before + perf_counter() - started,
+        time_s=perf_counter() - started,
         events=state.events,
     )
+
+
+def _loop(spec: RunSpec, context: Context, state: State, texts: Encoded, order: Order, started: float) -> tuple[str, str]:
+    """Step by step to the end of the budget, or to what ends the run before; its status and why."""
+    validation = context.corpus.validation.head(spec.eval_texts)
+    evaluate_at = frozenset(spec.evaluate_at)
+    saved_at = perf_counter()
+    for step in range(state.step + 1, spec.steps + 1):
+        # Here and nowhere else in the loop: whatever the step before leads to has happened.
+        state.spent_s = perf_counter() - started
+        if context.stop():
+            _keep(state, context)
+            return "interrupted", f"stopped at step {state.step:,} of {spec.steps:,}"
+        if perf_counter() - saved_at > context.checkpoint_every_s:
+            _keep(state, context)
+            saved_at = perf_counter()
+        step_started = perf_counter()
+        rows = order.rows(step - 1)
+        loss, grad_norm = forward_backward(spec, state, texts, rows, step, context.device)
+        diverged = state.monitor.check(step, loss, grad_norm)
+        if diverged:
+            return "diverged", diverged
+        lr = lr_at(step, spec.steps, spec.lr, spec.schedule, spec.warmup_steps, spec.lr_min_fraction)
+        update(state, lr)
+        _count(spec, state, texts, rows, step)
+        state.points.append((step, state.tokens, loss, lr, grad_norm))
+        _time(state, texts, rows, perf_counter() - step_started)
+        context.progress(step, state.tokens, state.tokens_per_second)
+        if step in evaluate_at:
+            val_loss = _evaluate(spec, state, context, validation, texts, order)
+            ended = _ended_by(spec, state, context, val_loss)
+            if ended is not None:
+                return ended
+    return "completed", ""
+
+
+def _ended_by(spec: RunSpec, state: State, context: Context, val_loss: float) -> tuple[str, str] | None:
+    """Whether an evaluation ends the run: the status and why."""
+    if not math.isfinite(val_loss):
+        return "diverged", f"validation loss was not finite at step {state.step:,}"
+    if spec.patience is not None and state.stale > spec.patience:
+        return "completed", f"stopped early: no improvement in {state.stale} evaluations, best at step {state.best_step:,}"
+    if context.prune is not None and state.step < spec.steps and context.prune(state.history):
+        return "pruned", f"pruned at step {state.step:,}: behind the finished trials of this search"
+    return None
+
+
+def _time(state: State, texts: Encoded, rows: np.ndarray, seconds: float) -> None:
+    """The speed of training, the first steps after a start or an evaluation left out."""
+    state.since_evaluation += 1
+    if state.since_evaluation > WARM_UP_STEPS:
+        state.timed_tokens += int(texts.lengths[rows].sum())
+        state.timed_s += seconds
 
 
 def forward_backward(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, step: int, device: str) -> tuple[float, float]:
@@ -181,6 +194,7 @@ def _count(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, step: 
 
 def _evaluate(spec: RunSpec, state: State, context: Context, validation: Encoded, texts: Encoded, order: Order) -> float:
     """Score the validation texts, keep the best weights, record both, and sample where the run is at its best; the loss, nats a token."""
+    state.since_evaluation = 0
     result = evaluate(state.model, context.corpus, validation, spec.padding, context.device, spec.precision)
     improved = _target(result, spec) < (math.inf if state.best is None else _target(state.best, spec))
     state.stale = 0 if improved else state.stale + 1

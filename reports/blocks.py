@@ -60,10 +60,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure saved as `figures/<name>.svg`, `.png` and `.csv`."""
+    """A figure saved as `figures/<name>.svg`, `.png` and `.csv`; `alt` says what it shows to those who can't see it."""
 
     name: str
-    title: str
+    alt: str
     caption: str
 
 

@@ -11,7 +11,7 @@ from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture
 from reports.findings import findings
 from reports.limits import limits
 from reports.numbers import count, duration, listed, plural, power, short
-from reports.summary import best, chosen, floor, measured, rungs
+from reports.summary import best, chosen, floor, measured, rungs, runs_planned
 
 TEXTS_A_CELL = 2
 MOMENTS = 6
@@ -75,21 +75,22 @@ def _conventions(results: Results) -> str:
 
 
 def _plan(results: Results, times: bool) -> list[Block]:
-    plan, ladder = results.plan, rungs(results)
-    said = [f"The study planned {plural(sum(r.runs_planned for r in ladder), 'run')} on {plan.get('device', 'an unknown device')}"]
+    plan = results.plan
+    said = [f"The study planned {plural(runs_planned(results), 'run')} on {plan.get('device', 'an unknown device')}"]
     said.append(f" ({plural(int(plan.get('workers') or 1), 'worker')}, {plan.get('precision', 'float32')}).")
     if plan.get("cut"):
-        said.append(
-            f" To fit {duration(plan.get('within_s') or numbers.NAN)} token budgets were cut by a factor of {2 ** (plan['cut'] / 2):.3g}."
-        )
+        within = duration(plan.get("within_s") or numbers.NAN)
+        said.append(f" To fit into {within}, token budgets were cut by a factor of {2 ** (plan['cut'] / 2):.3g}.")
     if times:
         took = results.invocations["seconds"].sum()
         estimate = duration(plan.get("estimated_s") or numbers.NAN)
         said.append(f" It was estimated at {estimate} and took {duration(took)} in {plural(len(results.invocations), 'start')}.")
-    skipped = [f"{r.name} {r.skipped}" for r in ladder if r.skipped]
+    skipped = [rung.name for rung in rungs(results) if rung.skipped]
     if skipped:
-        said.append(f" Left out on this machine: {listed(skipped)}.")
-    note = " Times are those of all runs of a rung, on one core." if times else ""
+        said.append(f" Left out on this machine: {listed(skipped)} (section 8 says why).")
+    note = " Times are the sums over all runs of a row, on one worker." if times else ""
+    if skipped and plan.get("cut"):
+        note += " Plans of rungs left out are at the full budget."
     caption = f"Plan against what was done. Tokens and epochs are those of one run at the chosen rate, repeats counted.{note}"
     return [paragraph("".join(said)), Table(tables.plan_table(results, times), caption, left=("Rung",))]
 
@@ -172,8 +173,9 @@ def _published_caption(results: Results) -> str:
     same = "headline_cause" in str(results.study.get("data", {}).get("path", ""))
     other = "" if same else " The published numbers are on another data set and can't be compared directly."
     return (
-        "Beside the assignment's published results, in its convention (all positions, padding counted), one seed each at 1e-3. Its report "
-        f"gives 166.65 and, in its text, 116.65 for the 10M model. Padding is easy to predict and flatters top-1.{other}"
+        "Beside the assignment's published results, in its convention (all positions, padding counted), one seed each at 1e-3; columns "
+        "not headed published are this study's. The assignment's report gives 166.65 and, in its text, 116.65 for the 10M model. Padding "
+        f"is easy to predict and flatters top-1.{other}"
     )
 
 
@@ -193,7 +195,13 @@ def _ledger(results: Results) -> list[Block]:
 def _verdicts(results: Results) -> list[str]:
     searches = results.searches[results.searches["lr_status"] != "resolved"].sort_values("n_params")
     said = {"edge": "lies at the end of the range", "flat": "is flat", "unresolved": "is not resolved"}
-    return [f"{row['rung']}: the optimum {said.get(row['lr_status'], row['lr_status'])}. {row['reason']}" for _, row in searches.iterrows()]
+    lines = []
+    for _, row in searches.iterrows():
+        status, reason = str(row["lr_status"]), str(row["reason"] or "").rstrip(".")
+        # The reason of a search opens with its status.
+        reason = reason.removeprefix(f"{status}: ")
+        lines.append(f"{row['rung']}: the optimum {said.get(status, status)}{f': {reason}' if reason else ''}.")
+    return lines
 
 
 def _broken(results: Results) -> list[str]:
@@ -229,7 +237,7 @@ def _data(data: Mapping[str, Any]) -> Bullets:
     dropped = [f"{count(n)} {COUNTED.get(name, name.replace('_', ' '))}" for name, n in data.get("counts", {}).items() if n]
     items: list[str | Spans] = [
         f"Source: {data.get('source')}, revision {data.get('revision')}. Licence: {data.get('licence')}.",
-        f"{sizes}; metrics are read on at most {count(data.get('eval_texts', numbers.NAN))}.",
+        f"{sizes}. {_scored(data)}",
         f"A text has {data.get('mean_tokens', 0):.1f} predicted tokens on average, of {count(data.get('vocab_size', numbers.NAN))} values, "
         f"in sequences of at most {data.get('seq_len')}.",
         f"Counted while preparing: {', '.join(dropped) or 'nothing'}.",
@@ -237,6 +245,13 @@ def _data(data: Mapping[str, Any]) -> Bullets:
         *(str(notice) for notice in data.get("notices", [])),
     ]
     return bullets(items)
+
+
+def _scored(data: Mapping[str, Any]) -> str:
+    """Which texts the metrics are taken over."""
+    held, most = data.get("n_validation", 0), data.get("eval_texts", numbers.NAN)
+    part = f"the first {count(most)}" if most < held else "all"
+    return f"Validation scores during training are over {part} validation texts; test scores are over all test texts."
 
 
 def _commands(results: Results) -> list[str]:

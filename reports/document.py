@@ -61,7 +61,7 @@ def _draw_all(results: Results, folder: Path) -> tuple[list[Picture], list[str],
             continue
         frame.to_csv(paths[0], index=False)
         _save(module.draw(frame), paths[1], paths[2])
-        pictures.append(Picture(name, module.TITLE, module.caption(frame)))
+        pictures.append(Picture(name, f"{module.TITLE}: {module.ALT}", module.caption(frame)))
         files += paths
     return pictures, absent, files
 

@@ -109,9 +109,9 @@ def _default_rate(results: Results) -> Finding | None:
     level = [rung.name for rung, (_, outside) in costs if not outside and rung.seeds > 1]
     single = [(rung, cost) for rung, (cost, _) in costs if rung.seeds < 2]
     if dear:
-        parts.append(f"it costs {_nats(dear)}")
+        parts.append(f"test NLL is higher than at the chosen rate by {_nats(dear)}")
     if better:
-        parts.append(f"it is better than the chosen rate by {_nats(better)}")
+        parts.append(f"test NLL is lower than at the chosen rate by {_nats(better)}")
     if level:
         parts.append(f"no difference beyond the spread of the seeds can be shown at {listed(level)}")
     if single:

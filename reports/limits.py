@@ -66,12 +66,9 @@ def _skipped(results: Results) -> Limit | None:
     left_out = [rung for rung in rungs(results) if rung.skipped]
     if not left_out:
         return None
-    said = listed([f"{rung.name} ({rung.skipped})" for rung in left_out])
-    return Limit(
-        "skipped",
-        f"Not trained on this machine: {said}. Nothing here speaks of these sizes.",
-        f"training {listed([r.name for r in left_out])}",
-    )
+    names = listed([rung.name for rung in left_out])
+    text = f"Not trained on this machine, for the reasons in section 8: {names}. Nothing here speaks of these sizes."
+    return Limit("skipped", text, f"training {names}")
 
 
 def _cut(results: Results) -> Limit | None:
@@ -100,7 +97,8 @@ def _still_falling(results: Results) -> Limit | None:
     text = (
         f"Validation NLL was still at its lowest at the last evaluation for {where}: these results are a budget's, not a size's at its end."
     )
-    return Limit("budget", text, "longer training")
+    # Where budgets were cut, the remedy for the cut is longer training already.
+    return Limit("budget", text, "" if results.plan.get("cut") else "longer training")
 
 
 def _stuck(results: Results) -> Limit | None:

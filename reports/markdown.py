@@ -75,7 +75,7 @@ def _(value: Table) -> str:
 @block.register
 def _(value: Picture) -> str:
     links = f"[data](figures/{value.name}.csv), [vector](figures/{value.name}.svg)"
-    return f"![{escape(value.title)}](figures/{value.name}.png)\n\n*{escape(value.caption)}* ({links})"
+    return f"![{escape(value.alt)}](figures/{value.name}.png)\n\n*{escape(value.caption)}* ({links})"
 
 
 @block.register

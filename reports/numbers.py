@@ -46,9 +46,11 @@ def power(value: float, digits: int = 2) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3:10, or 1:02:10 from an hour up."""
+    """3:10, 1:02:10 from an hour up, 209 h from ten hours up."""
     if not known(seconds):
         return NOTHING
+    if seconds >= 36_000:
+        return f"{round(seconds / 3600):,} h"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -84,7 +84,7 @@ def _(value: Table) -> dict[str, Any]:
 
 @block.register
 def _(value: Picture) -> dict[str, Any]:
-    return {"kind": "picture", "path": f"/figures/{value.name}.svg", "title": shown(value.title), "caption": shown(value.caption)}
+    return {"kind": "picture", "path": f"/figures/{value.name}.svg", "alt": shown(value.alt), "caption": shown(value.caption)}
 
 
 @block.register

@@ -72,14 +72,17 @@ def panels(rows: int, columns: int, height_cm: float, *, width_cm: float = WIDTH
 
 
 def places(results: Results) -> pd.DataFrame:
-    """Each rung's place by size and the number of rungs: with these a frame can be drawn in the report's colours."""
-    names = [rung.name for rung in rungs(results)]
+    """Each rung's place by size and the number of rungs: with these a frame can be drawn in the report's colours.
+
+    Rungs that were left out take no colour from the others.
+    """
+    names = [rung.name for rung in rungs(results) if not rung.skipped]
     return pd.DataFrame({"rung": names, "place": range(len(names)), "places": len(names)})
 
 
 def color(place: int, of: int) -> str:
     """Dark to light by size, cut where a line on white would be too faint."""
-    return to_hex(mpl.colormaps["viridis"](0.85 * place / max(of - 1, 1)))
+    return to_hex(mpl.colormaps["viridis"](0.78 * place / max(of - 1, 1)))
 
 
 def marker(place: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness import plan as planning
 from harness.analysis.intervals import Interval, mean_interval
 from harness.results import Results
 
@@ -17,6 +18,7 @@ class Rung:
     """One model size. Intervals are over the completed seeds at the chosen rate; None where no seed completed.
 
     `default` is the run at the untuned rate (None where there is none, `default_is_tuned` where the chosen rate is that rate).
+    Runs planned, ended and the seconds spent are those of its search and its ladder; ablations are counted apart.
     """
 
     name: str
@@ -73,10 +75,25 @@ def measured(results: Results) -> list[Rung]:
     return [rung for rung in rungs(results) if rung.nll]
 
 
+def ablations(results: Results) -> pd.DataFrame:
+    """The runs on fewer texts, whatever became of them."""
+    return results.runs[results.runs["stage"] == "ablation"]
+
+
+def runs_planned(results: Results) -> int:
+    """All runs of the study: those of the rungs that are kept, and the ablations."""
+    return planning.total_runs(results.plan, {str(row["rung"]): _cells(row) for _, row in results.searches.iterrows()})
+
+
+def ended(runs: pd.DataFrame) -> int:
+    """How many of these runs came to an end of their own."""
+    return int((~runs["status"].isin(["skipped", "interrupted"]) & runs["status"].notna()).sum())
+
+
 def budgets(results: Results) -> pd.DataFrame:
     """Completed runs on fewer training texts, with the runs of the same rung on all of them."""
-    runs = results.runs
-    fewer = runs[(runs["stage"] == "ablation") & (runs["status"] == "completed")]
+    fewer = ablations(results)
+    fewer = fewer[fewer["status"] == "completed"]
     full = chosen(results)
     return pd.concat([fewer, full[full["rung"].isin(fewer["rung"])]]) if len(fewer) else fewer
 
@@ -103,7 +120,7 @@ def _cells(row: pd.Series) -> dict[str, Any]:
 
 
 def _rung(results: Results, name: str, n_params: int) -> Rung:
-    runs = results.runs[results.runs["rung"] == name]
+    runs = results.runs[(results.runs["rung"] == name) & (results.runs["stage"] != "ablation")]
     ladder = runs[runs["stage"] == "ladder"]
     done = ladder[ladder["lr_source"].isin(CHOSEN) & (ladder["status"] == "completed")]
     default = ladder[ladder["lr_source"] == "default"]
@@ -127,6 +144,6 @@ def _rung(results: Results, name: str, n_params: int) -> Rung:
         skipped=str(plan.get("skipped") or (left_out.iloc[0] if len(left_out) else "")),
         planned_s=float(plan.get("estimated_s") or float("nan")),
         spent_s=float(runs["time_s"].sum()),
-        runs_planned=int(plan.get("runs") or 0),
-        runs_ended=int((~runs["status"].isin(["skipped", "interrupted"])).sum()),
+        runs_planned=planning.runs_of(plan, _cells(searched.iloc[0]) if len(searched) else None) if plan else 0,
+        runs_ended=ended(runs),
     )

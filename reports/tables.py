@@ -9,7 +9,7 @@ from harness.analysis.correlation import Correlation, correlate, fisher_interval
 from harness.results import Results
 from reports import numbers
 from reports.numbers import NLL_DECIMALS, NOTHING, PERCENT_DECIMALS, count, duration, fixed, plus_minus, power, short, times_hundred
-from reports.summary import Rung, chosen, default_lr, interval, rungs
+from reports.summary import Rung, ablations, chosen, default_lr, ended, interval, rungs
 
 # The assignment's own results, padding counted, one seed each, at rate 1e-3 (the last is 166.65 in its
 # table and 116.65 in its text).
@@ -78,7 +78,7 @@ def plan_table(results: Results, times: bool = True) -> pd.DataFrame:
         nan = float("nan")
         row = {
             "Rung": rung.name,
-            "Runs ended": f"{rung.runs_ended if not rung.skipped else 0} of {rung.runs_planned}",
+            "Runs ended": NOTHING if rung.skipped else f"{rung.runs_ended} of {rung.runs_planned}",
             "Tokens planned": short(plan.get("train_tokens") or nan),
             "Tokens trained": short(done["train_tokens"].mean()),
             "Epochs": fixed(done["epochs"].mean(), 2),
@@ -88,7 +88,31 @@ def plan_table(results: Results, times: bool = True) -> pd.DataFrame:
         if times:
             row |= {"Time planned": duration(rung.planned_s), "Time taken": duration(rung.spent_s) if rung.spent_s else NOTHING}
         rows.append(row)
+    rows += _fewer_texts(results, times)
     return pd.DataFrame(rows)
+
+
+def _fewer_texts(results: Results, times: bool) -> list[dict[str, str]]:
+    """The rows of the ablations, one a budget; which rung they take is known only once they are chosen."""
+    runs, planned = ablations(results), int(results.plan.get("ablation_runs") or 0)
+    if runs.empty and planned:
+        return [_fewer_row("best rung, fewer texts", runs, planned, times)]
+    budgets = [(own["rung"].iloc[0], own["train_texts"].iloc[0], own) for _, own in runs.groupby(["rung", "train_texts"], sort=True)]
+    return [_fewer_row(f"{rung}, {count(texts)} texts", own, len(own), times) for rung, texts, own in budgets]
+
+
+def _fewer_row(name: str, runs: pd.DataFrame, planned: int, times: bool) -> dict[str, str]:
+    done, spent = runs[runs["status"] == "completed"], float(runs["time_s"].sum())
+    row = {
+        "Rung": name,
+        "Runs ended": f"{ended(runs)} of {planned}",
+        "Tokens planned": NOTHING,
+        "Tokens trained": short(done["train_tokens"].mean()),
+        "Epochs": fixed(done["epochs"].mean(), 2),
+        "Tokens per parameter": fixed(done["tokens_per_param"].mean(), 1),
+        "FLOPs a run": power(done["train_flops"].mean()),
+    }
+    return row | ({"Time planned": NOTHING, "Time taken": duration(spent) if spent else NOTHING} if times else {})
 
 
 def shape_table(results: Results) -> pd.DataFrame:

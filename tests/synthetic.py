@@ -130,10 +130,11 @@ class _Maker:
             if state != "diverged":
                 self.measure(row, self.nll(rung) + 9 * away**2 * (3 if away > 0 else 1) + self.rng.normal(0, 0.05), tested=False)
         fitted = status == "resolved"
-        verdict = {"edge": "The best rate tried is the largest.", "flat": "Rates within a factor of 8 differ by less than the noise."}
+        verdict = {"edge": "edge: best trial 0.03", "flat": "flat: losses differ by less than their noise"}
         self.searches.append(
             {"rung": rung, "family": "assignment", "n_params": LADDER[rung], "lr": best, "lr_status": status, "trials": 12, **counts}
-            | {"reason": verdict.get(status, "A minimum inside the range."), "best_lr": best, "best_val_loss": self.nll(rung) / MEAN_TOKENS}
+            | {"reason": verdict.get(status, f"resolved: minimum {best:.2g}")}
+            | {"best_lr": best, "best_val_loss": self.nll(rung) / MEAN_TOKENS}
             | {
                 "fitted_lr": best if fitted else None,
                 "fitted_low": best / 1.4 if fitted else None,
@@ -248,17 +249,17 @@ def _plan(make: _Maker) -> dict[str, Any]:
         shape, n = _shape(rung), LADDER[rung]
         fields = ("n_layer", "d_model", "n_head", "d_head", "d_ff")
         counts = ("n_params", "non_embedding_params", "embedding_params", "head_params")
-        planned = [row for row in make.runs if row["rung"] == rung]
         rungs.append(
             {"rung": rung, "family": shape["family"], "arch": "decoder", "shape": {k: shape[k] for k in fields}}
             | {k: shape[k] for k in counts}
             | {"parameters": {"embedding": 3_580, "blocks": n - 4_189, "head": 609}, "steps": STEPS, "epochs": 1.0}
-            | {"train_tokens": STEPS * TOKENS_PER_STEP, "tokens_per_param": STEPS * TOKENS_PER_STEP / n, "runs": len(planned)}
+            | {"train_tokens": STEPS * TOKENS_PER_STEP, "tokens_per_param": STEPS * TOKENS_PER_STEP / n, "runs": 12 + make.seeds + 1}
             | {"train_flops": 6.6 * n * STEPS * TOKENS_PER_STEP, "estimated_s": 16 * (22 + n / 4_000), "step_s": 0.07, "memory_bytes": 4e8}
             | {"skipped": "needs 40 h (within: 15m)" if rung == make.skipped else None}
         )
     return {
-        "rungs": rungs, "cut": 8, "within_s": 900.0, "estimated_s": 850.0, "workers": 2, "threads": 1, "device": "cpu",
+        "rungs": rungs, "ablation_runs": 2 * make.seeds,
+        "cut": 8, "within_s": 900.0, "estimated_s": 850.0, "workers": 2, "threads": 1, "device": "cpu",
         "precision": "float32", "machine": "2 cores, x86_64, 8 GB", "created": "2026-11-22T09:00:00+00:00",
         "versions": {"python": "3.11.7", "torch": "2.13.0", "harness": "0.1.0"}, "git": {"commit": "0123456789abcdef", "dirty": False},
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Every figure found: a frame, a picture from that frame alone, and no text that is cut off or lies on other text."""
 
 import io
+import math
 from dataclasses import replace
 from itertools import combinations, pairwise
 from unittest.mock import patch
@@ -14,6 +15,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from harness import plugins
+from harness.results import Results
 from reports import style
 from reports.document import FIGURES, figures
 from tests.synthetic import synthetic_results
@@ -54,7 +56,7 @@ def test_a_figure_holds_its_contract(name: str, study: str) -> None:
     module = plugins.load(FIGURES, name, "figure")
     frame = module.prepare(STUDIES[study])
     assert isinstance(frame, pd.DataFrame) and len(frame)
-    assert module.TITLE and module.ABSENT.endswith(".") and module.caption(frame).endswith(".")
+    assert module.TITLE and module.ALT.endswith(".") and module.ABSENT.endswith(".") and module.caption(frame).endswith(".")
     before = frame.copy(deep=True)
     figure = module.draw(frame)
     assert isinstance(figure, Figure)
@@ -98,6 +100,52 @@ def test_a_study_without_runs_gives_an_empty_frame(name: str) -> None:
     results = STUDIES["two rungs"]
     none = {field: getattr(results, field).iloc[:0] for field in ("runs", "evaluations", "samples", "searches", "invocations")}
     assert plugins.load(FIGURES, name, "figure").prepare(replace(results, **none)).empty
+
+
+def with_floor(nll: float, top1: float) -> Results:
+    results = STUDIES["eight rungs"]
+    return replace(results, data={**results.data, "floor": {"nll": nll, "top1": top1}})
+
+
+@pytest.mark.parametrize("name", ["curves", "scaling", "data_budgets"])
+def test_a_far_floor_is_said_in_words_and_leaves_the_panel_to_the_data(name: str) -> None:
+    module = plugins.load(FIGURES, name, "figure")
+    drawn = {}
+    # No real floor is so far off; these data vary over most of what is possible.
+    studies = {"near": STUDIES["eight rungs"], "far": with_floor(-150.0, 2.0), "none": with_floor(math.nan, math.nan)}
+    for label, results in studies.items():
+        frame = module.prepare(results)
+        figure = module.draw(frame)
+        drawn[label] = figure.axes[0].get_ylim(), {text for text, _ in texts(figure)}, module.caption(frame)
+    assert {"best possible \N{MINUS SIGN}150.0 ↓", "best possible 200.0 % ↑"} <= drawn["far"][1]
+    assert "best possible" in drawn["near"][1] and "best possible" not in drawn["far"][1]
+    assert "Dashed" in drawn["near"][2] and "in words" in drawn["far"][2] and "best possible" not in drawn["none"][2]
+    # All that the words take is a strip.
+    heights = {label: high - low for label, ((low, high), _, _) in drawn.items()}
+    assert heights["far"] <= 1.15 * heights["none"]
+
+
+def test_shares_start_at_zero_and_have_a_height_where_all_are_zero() -> None:
+    module = plugins.load(FIGURES, "sample_quality", "figure")
+    results = STUDIES["two rungs"]
+    figure = module.draw(module.prepare(replace(results, samples=results.samples.assign(copied=0.0))))
+    assert [ax.get_ylim()[0] for ax in figure.axes[:3]] == [0, 0, 0] and figure.axes[2].get_ylim()[1] == 1
+    assert [tick.get_text() for tick in figure.axes[3].get_xticklabels()] == ["0.01", "0.1", "0.5", "0.8", "1"]
+
+
+def test_a_default_past_the_panel_is_a_triangle_with_an_entry_in_the_legend() -> None:
+    module = plugins.load(FIGURES, "scaling", "figure")
+    results = STUDIES["eight rungs"]
+    worse = (results.runs["lr_source"] == "default") & (results.runs["rung"] == "20k")
+    frame = module.prepare(replace(results, runs=results.runs.assign(test_nll=results.runs["test_nll"] + 500.0 * worse)))
+    assert list(module.outside(frame)["rung"]) == ["20k"] and "outside of the panel" in module.caption(frame)
+    assert "at 1e-3, outside of the panel" in {text for text, _ in texts(module.draw(frame))}
+    assert module.outside(module.prepare(results)).empty
+
+
+def test_a_rung_that_was_left_out_takes_no_colour() -> None:
+    places = style.places(STUDIES["two rungs"])
+    assert list(places["rung"]) == ["20k", "40k"] and set(places["places"]) == {2}
 
 
 def test_a_rung_keeps_its_colour_and_marker_in_every_figure() -> None:

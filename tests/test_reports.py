@@ -21,7 +21,7 @@ from reports.blocks import Box, Bullets, Code, Document, Heading, Paragraph, Pic
 from reports.document import write
 from reports.findings import Finding, findings
 from reports.limits import limits
-from reports.summary import best, rungs
+from reports.summary import best, rungs, runs_planned
 from tests.synthetic import HOSTILE, LADDER, synthetic_results
 
 RUNNABLE = [
@@ -103,7 +103,9 @@ def html_of(document: Document, folder: Path) -> str:
 def test_the_files_are_all_there(written: tuple[Results, Path]) -> None:
     _, folder = written
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
-    pictures = re.findall(r"\]\((figures/[^)]+)\)", (folder / "report.md").read_text())
+    text = (folder / "report.md").read_text()
+    pictures = re.findall(r"\]\((figures/[^)]+)\)", text)
+    assert all(len(alt) > 40 for alt in re.findall(r"!\[([^]]*)\]", text))
     assert len(pictures) == 3 * 7
     assert all((folder / path).stat().st_size > 100 for path in pictures)
     assert len(list((folder / "figures").iterdir())) == len(pictures)
@@ -239,9 +241,10 @@ def test_the_cost_of_the_default_rate_follows_the_numbers() -> None:
     default = (results.runs["lr_source"] == "default") & (results.runs["rung"] == "20k")
     tuned = rungs(results)[0].nll
     assert tuned is not None
-    assert "no difference beyond the spread" in said(change(results, default, test_nll=tuned.mean), "default rate").text
-    assert "costs 12.0 nats per text at 20k" in said(change(results, default, test_nll=tuned.mean + 12.0), "default rate").text
-    assert "better than the chosen rate by 3.0" in said(change(results, default, test_nll=tuned.mean - 3.0), "default rate").text
+    moved = {cost: said(change(results, default, test_nll=tuned.mean + cost), "default rate").text for cost in (0.0, 12.0, -3.0)}
+    assert "no difference beyond the spread" in moved[0.0]
+    assert "higher than at the chosen rate by 12.0 nats per text at 20k" in moved[12.0]
+    assert "lower than at the chosen rate by 3.0 nats per text at 20k" in moved[-3.0]
 
 
 def test_a_trend_of_the_best_rate_needs_two_separate_resolved_optima() -> None:
@@ -296,6 +299,47 @@ def test_every_run_that_did_not_complete_is_in_the_ledger_with_its_reason() -> N
         assert trials[status.capitalize()].astype(int).sum() == counted
 
 
+def test_the_plan_counts_the_runs_of_kept_rungs_and_the_ablations_once() -> None:
+    results = synthetic_results(4)
+    done = int((results.runs["status"] != "skipped").sum())
+    assert runs_planned(results) == done
+    assert f"The study planned {done} runs" in markdown.render(contents.build(results, [], []))
+    # The left-out rung has runs in the plan as well, but they are not counted.
+    kept = [{**rung, "skipped": None} for rung in results.plan["rungs"]]
+    assert runs_planned(replace(results, plan={**results.plan, "rungs": kept})) == done + 12 + 3 + 1
+    table = tables.plan_table(results).set_index("Rung")["Runs ended"]
+    assert table["230k"] == "16 of 16" and table["87k-assignment"] == "15 of 15" and table["557k-assignment"] == numbers.NOTHING
+    assert table["230k, 1,000 texts"] == "3 of 3" and table["230k, 4,000 texts"] == "3 of 3"
+
+
+def test_ablations_that_have_not_been_chosen_yet_are_still_planned() -> None:
+    results = synthetic_results(4)
+    before = replace(results, runs=results.runs[results.runs["stage"] != "ablation"])
+    assert runs_planned(before) == runs_planned(results)
+    assert tables.plan_table(before).set_index("Rung").loc["best rung, fewer texts", "Runs ended"] == "0 of 6"
+
+
+def test_a_verdict_says_its_status_once(written: tuple[Results, Path]) -> None:
+    text = (written[1] / "report.md").read_text()
+    assert "- 87k-assignment: the optimum is flat: losses differ by less than their noise.\n" in text
+    assert "- 20k: the optimum lies at the end of the range: best trial 0.03.\n" in text
+
+
+def test_it_is_said_which_texts_are_scored() -> None:
+    results = synthetic_results(2)
+    assert "over the first 512 validation texts; test scores are over all test texts" in markdown.render(contents.build(results, [], []))
+    whole = replace(results, data={**results.data, "eval_texts": 9_999})
+    assert "over all validation texts" in markdown.render(contents.build(whole, [], []))
+
+
+def test_a_longer_training_is_asked_for_once() -> None:
+    results = synthetic_results(4)
+    wanted = [limit.remedy for limit in limits(results)]
+    assert "the full token budget (16 times as long)" in wanted and "longer training" not in wanted
+    uncut = replace(results, plan={**results.plan, "cut": 0})
+    assert "longer training" in [limit.remedy for limit in limits(uncut)]
+
+
 def test_the_rung_table_holds_the_means_of_completed_seeds_only() -> None:
     results = synthetic_results(4)
     spoiled = (results.runs["rung"] == "40k") & (results.runs["stage"] == "ladder") & (results.runs["seed"] == 2)
@@ -348,7 +392,9 @@ def test_short_counts(value: float, text: str) -> None:
     assert numbers.short(value) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(190, "3:10"), (59.6, "1:00"), (3_730, "1:02:10"), (0, "0:00")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(190, "3:10"), (59.6, "1:00"), (3_730, "1:02:10"), (0, "0:00"), (35_999, "9:59:59"), (750_831, "209 h")]
+)
 def test_durations(seconds: float, text: str) -> None:
     assert numbers.duration(seconds) == text
 

@@ -18,7 +18,8 @@ import pytest
 from harness.journal import Event, Journal, read
 from harness.runspec import RunSpec
 from harness.tracked import MAX_POINTS, RUNNING, Tracking
-from harness.tracking import POSITION, Live, Projection, ui_command
+from harness.tracking import POSITION, Projection, ui_command
+from harness.tracking_live import Live
 
 # MLflow's own use of SQLAlchemy.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -101,14 +102,22 @@ class Study:
         fields |= {"evaluate_at": tuple(self.steps * (i + 1) // self.evaluations for i in range(self.evaluations))}
         return RunSpec(stage=stage, rung=rung, family="assignment", arch="decoder", shape=shape, lr=lr, seed=seed, **fields | more)
 
-    def run(self, spec: RunSpec, status: str | None = "completed", reason: str = "", select: bool = True) -> None:
+    def run(
+        self, spec: RunSpec, status: str | None = "completed", reason: str = "", select: bool = True, resumed_at: int | None = None
+    ) -> None:
         """A whole run; one that is cut off or stops early gets half of its steps. `status` None: it never ends."""
         labels = {label: getattr(spec, label) for label in ("stage", "rung", "family", "lr_source", "lr_status")}
         if select:
             self.note("selected", key=spec.key, name=spec.name, spec=spec.to_dict(), **labels)
-        self.note("run_started", key=spec.key, name=spec.name, spec=spec.to_dict(), invocation="a")
+        begun: dict[str, Any] = {"name": spec.name, "spec": spec.to_dict(), "invocation": "a"}
+        if resumed_at is None:
+            self.note("run_started", key=spec.key, **begun)
+        else:
+            self.note("run_resumed", key=spec.key, step=resumed_at, events=0, **begun)
         whole = status == "completed"
         for i, step in enumerate(spec.evaluate_at if whole else spec.evaluate_at[: len(spec.evaluate_at) // 2]):
+            if step <= (resumed_at or 0):
+                continue
             self._train(spec, ([0, *spec.evaluate_at])[i], step)
             if spec.stage != "search":
                 self.samples(spec, "best", step, 1.0)
@@ -545,6 +554,31 @@ def test_a_damaged_record_is_a_warning_of_live(root: Path, study_and_warnings: t
     live = Live(path, root, warned.append, uri=f"sqlite:///{root}/mlflow.db", every_s=0.05)
     assert not live.close(None, timeout=30)
     assert "damaged" in warned[0]
+
+
+def test_a_run_that_was_resumed_holds_what_an_unbroken_one_holds(tmp_path: Path) -> None:
+    """It was stopped at step 20 and goes on from the checkpoint of step 10, so that one evaluation comes twice."""
+    folds = []
+    for parts in (1, 2):
+        study = Study(tmp_path / f"{parts}" / "toy", steps=40, evaluations=4)
+        study.begin("a")
+        study.plan()
+        spec = study.spec("20k", "ladder", 3e-3, 1)
+        if parts == 2:
+            study.run(spec, "interrupted", "stopped at step 20 of 40")
+            study.end("a", 130)
+            study.begin("b")
+        study.run(spec, select=parts == 1, resumed_at=10 if parts == 2 else None)
+        fold = Tracking("toy")
+        for event in read(study.journal.path):
+            fold.add(event)
+            # As after a sync that wrote everything.
+            fold.clear() if event["event"] == "invocation_ended" else None
+        folds.append(fold.runs[spec.key])
+    one, other = folds
+    assert {at: value for at, (value, _) in one.metrics.items()} == {at: value for at, (value, _) in other.metrics.items()}
+    assert str(one.points) == str(other.points) and one.tables == other.tables
+    assert one.status == other.status == "FINISHED" and one.tags["status"] == other.tags["status"] == "completed"
 
 
 def test_ui_command_serves_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,13 @@ from matplotlib.patches import Patch
 
 from harness.results import Results
 from reports import style
-from reports.numbers import power
+from reports.numbers import listed, power
 from reports.summary import default_lr
 
 TITLE = "Learning-rate searches"
 PLACE = 3
 ABSENT = "No learning rate was searched."
+ALT = "a panel for each rung with validation loss against learning rate, a point for each trial, and a line at the chosen rate."
 SEARCH = ["rung", "lr", "lr_status", "fitted_low", "fitted_high"]
 
 
@@ -48,12 +49,13 @@ def draw(frame: pd.DataFrame) -> Figure:
     count = frame["rung"].nunique()
     columns = count if count <= 3 else 2 if count == 4 else 3 if count <= 6 else 4
     rows = math.ceil(count / columns)
-    figure, axes = style.panels(rows, columns, 1.6 + 4.4 * rows, sharex=True, sharey=True)
+    figure, axes = style.panels(rows, columns, 2.6 + 4.2 * rows, sharex=True, sharey=True)
     top = float(frame["top"].iloc[0])
     bottom = float(frame[frame["status"] == "completed"]["val_loss"].min() if (frame["status"] == "completed").any() else top - 1)
     room = max(top - bottom, 0.01 * abs(top))
-    for place, (name, trials, color, marker) in enumerate(style.each_rung(frame)):
-        _panel(axes.flat[place], trials, color, marker, top, top + 0.13 * room)
+    # All rungs have circles here: a rung's own marker may be the triangle or the cross that says how a trial ended.
+    for place, (name, trials, color, _) in enumerate(style.each_rung(frame)):
+        _panel(axes.flat[place], trials, color, top, top + 0.13 * room)
         axes.flat[place].set_title(name)
     axes[0, 0].set_ylim(bottom - 0.1 * room, top + 0.22 * room)
     style.rate_axis(axes[0, 0], "x", pd.concat([frame["lr"], frame["default_lr"]]), most=4)
@@ -64,11 +66,11 @@ def draw(frame: pd.DataFrame) -> Figure:
         ax.set_xlabel("learning rate")
     for ax in axes[:, 0]:
         ax.set_ylabel("validation loss\n(nats per token)")
-    style.legend_below(figure, _handles(frame), columns=4)
+    style.legend_below(figure, _handles(frame), columns=3)
     return figure
 
 
-def _panel(ax: Axes, trials: pd.DataFrame, color: str, marker: str, top: float, rug: float) -> None:
+def _panel(ax: Axes, trials: pd.DataFrame, color: str, top: float, rug: float) -> None:
     first = trials.iloc[0]
     if pd.notna(first["fitted_low"]):
         ax.axvspan(first["fitted_low"], first["fitted_high"], color=color, alpha=0.15, linewidth=0)
@@ -79,9 +81,9 @@ def _panel(ax: Axes, trials: pd.DataFrame, color: str, marker: str, top: float, 
     pruned = trials[(trials["status"] == "pruned") & trials["val_loss"].notna()]
     ax.plot(completed["lr"], completed["val_loss"], color=color, linewidth=0.8, alpha=0.6)
     inside = completed[completed["val_loss"] <= top]
-    ax.plot(inside["lr"], inside["val_loss"], linestyle="", marker=marker, color=color)
+    ax.plot(inside["lr"], inside["val_loss"], linestyle="", marker="o", color=color)
     low = pruned[pruned["val_loss"] <= top]
-    ax.plot(low["lr"], low["val_loss"], linestyle="", marker=marker, markerfacecolor="white", markeredgecolor=color)
+    ax.plot(low["lr"], low["val_loss"], linestyle="", marker="o", markerfacecolor="white", markeredgecolor=color)
     for rows, fill in ((completed[completed["val_loss"] > top], color), (pruned[pruned["val_loss"] > top], "white")):
         ax.plot(rows["lr"], [rug] * len(rows), linestyle="", marker="^", markerfacecolor=fill, markeredgecolor=color)
     broken = trials[trials["status"].isin(["diverged", "failed"])]
@@ -92,12 +94,14 @@ def _handles(frame: pd.DataFrame) -> list[Line2D | Patch]:
     grey = style.GREY
     status = set(frame["status"])
     handles: list[Line2D | Patch] = [Line2D([], [], color=grey, marker="o", linewidth=0.8, label="completed")]
-    if "pruned" in status:
-        handles.append(Line2D([], [], color=grey, marker="o", markerfacecolor="white", linestyle="", label="pruned (last value)"))
+    if ((frame["status"] == "pruned") & (frame["val_loss"] <= frame["top"])).any():
+        handles.append(Line2D([], [], color=grey, marker="o", markerfacecolor="white", linestyle="", label="pruned, last value"))
     if status & {"diverged", "failed"}:
-        handles.append(Line2D([], [], color="black", marker="x", linestyle="", markeredgewidth=1.2, label="diverged"))
-    if (frame["val_loss"] > frame["top"]).any():
-        handles.append(Line2D([], [], color=grey, marker="^", linestyle="", label="above the panel"))
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", markeredgewidth=1.2, label="diverged or failed"))
+    above = set(frame[frame["val_loss"] > frame["top"]]["status"])
+    for name, fill in (("completed", grey), ("pruned", "white")):
+        if name in above:
+            handles.append(Line2D([], [], color=grey, marker="^", markerfacecolor=fill, linestyle="", label=f"{name}, above the panel"))
     handles.append(Line2D([], [], color=grey, linewidth=1.2, label="chosen rate"))
     if frame["fitted_low"].notna().any():
         handles.append(Patch(color=grey, alpha=0.25, linewidth=0, label="95 % interval of the optimum"))
@@ -108,10 +112,15 @@ def _handles(frame: pd.DataFrame) -> list[Line2D | Patch]:
 
 def caption(frame: pd.DataFrame) -> str:
     """What to see."""
-    censored = frame[frame["chosen_status"] != "resolved"].drop_duplicates("rung")
-    said = [f"{row['rung']} ({row['chosen_status']})" for _, row in censored.iterrows()]
-    note = f" No minimum inside the range was resolved for {', '.join(said)}: there the line is the best completed trial." if said else ""
-    return (
-        f"Each point is a trial of the learning-rate search. A rung's best rate is where its bowl is lowest. "
-        f"Crosses at the top are trials that diverged or failed, triangles values above the panel.{note}"
-    )
+    chosen = frame.dropna(subset=["chosen_lr"]).drop_duplicates("rung")
+    resolved, censored = chosen[chosen["chosen_status"] == "resolved"], chosen[chosen["chosen_status"] != "resolved"]
+    note = ""
+    if len(resolved):
+        note = f" Resolved for {listed(list(resolved['rung']))}: the line is the minimum of a curve fitted to the trials, so it may lie "
+        note += "between them, and the band is its 95 % interval."
+    if len(censored):
+        said = [f"{row['rung']} ({row['chosen_status']})" for _, row in censored.iterrows()]
+        note += f" Not resolved for {listed(said)}: the line is the best completed trial."
+    broken = " Crosses at the top are trials that diverged or failed." if set(frame["status"]) & {"diverged", "failed"} else ""
+    above = " Triangles at the top are trials above the panel." if (frame["val_loss"] > frame["top"]).any() else ""
+    return f"Each point is a trial of the learning-rate search.{broken}{above}{note}"

@@ -11,6 +11,7 @@ from reports.summary import chosen
 TITLE = "NLL against top-1"
 PLACE = 6
 ABSENT = "No completed run has both validation NLL and top-1."
+ALT = "two panels of points, validation top-1 against NLL, all evaluations left and finished runs right."
 COLUMNS = ["rung", "key", "seed", "step", "val_nll", "val_top1"]
 
 

@@ -4,14 +4,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness.results import Results
-from reports import style
+from reports import best_possible, style
 from reports.numbers import plural, short
 from reports.summary import chosen
 
 TITLE = "Learning curves"
 PLACE = 1
 ABSENT = "No run at a chosen learning rate has been evaluated."
+ALT = "two panels against training tokens, validation NLL above and top-1 below, a line for each rung."
 METRICS = {"val_nll": "validation NLL (nats per text)", "val_top1": "validation top-1 (%)"}
+SHOWN = ["mean", "low", "high"]
 PANEL_CM = 4.8
 
 
@@ -42,9 +44,8 @@ def draw(frame: pd.DataFrame) -> Figure:
             ax.plot(line["tokens"], line["mean"] * unit, color=color, marker=marker, markersize=3)
             ax.fill_between(line["tokens"], line["low"] * unit, line["high"] * unit, color=color, alpha=0.2, linewidth=0)
             ends.append((float(line["tokens"].iloc[-1]), float(line["mean"].iloc[-1] * unit), name, color))
-        if rows["floor"].notna().any():
-            best = float(rows["floor"].iloc[0]) * unit
-            ax.axhline(best, color=style.GREY, linestyle="--", linewidth=1)
+        best = float(rows["floor"].iloc[0]) * unit
+        if best_possible.draw([ax], best, rows[SHOWN].to_numpy() * unit, " %" if unit == 100 else ""):
             ends.append((float(rows["tokens"].max()), best, "best possible", style.GREY))
         ax.set_ylabel(label)
         style.end_labels(ax, ends, PANEL_CM - 1)
@@ -58,5 +59,6 @@ def caption(frame: pd.DataFrame) -> str:
     seeds = sorted(set(frame["seeds"]))
     over = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
     band = "Lines are single runs." if seeds == [1] else f"Lines are means over {over}; bands reach from the lowest seed to the highest."
-    best = " Dashed: the best possible on texts of this distribution." if frame["floor"].notna().any() else ""
+    known = frame.dropna(subset=["floor"]).groupby("metric")
+    best = best_possible.sentence([best_possible.is_near(rows["floor"].iloc[0], rows[SHOWN].to_numpy()) for _, rows in known])
     return f"Validation NLL and top-1 accuracy over training, each rung at its chosen learning rate. {band}{best}"

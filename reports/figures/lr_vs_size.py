@@ -12,6 +12,7 @@ from reports.summary import default_lr
 TITLE = "Best learning rate against size"
 PLACE = 4
 ABSENT = "No learning rate was searched."
+ALT = "chosen learning rate against parameters on log axes, a point for each rung and a line at the default rate."
 COLUMNS = ["rung", "n_params", "lr", "lr_status", "fitted_low", "fitted_high", "low", "high", "highest_stable_lr"]
 
 
@@ -70,5 +71,6 @@ def _handles(frame: pd.DataFrame) -> list[Line2D]:
 def caption(frame: pd.DataFrame) -> str:
     """What to see."""
     bars = " Bars are 95 % intervals of the fitted minimum." if frame["fitted_low"].notna().any() else ""
-    hollow = " Hollow points are best trials of searches without a resolved minimum; an arrow points past the end of the range."
-    return f"The learning rate chosen for each size.{bars}{hollow if (frame['lr_status'] != 'resolved').any() else ''}"
+    hollow = " Hollow points are best trials of searches without a resolved minimum." if (frame["lr_status"] != "resolved").any() else ""
+    arrow = " An arrow points past the end of the range searched." if (frame["lr_status"] == "edge").any() else ""
+    return f"The learning rate chosen for each size.{bars}{hollow}{arrow}"

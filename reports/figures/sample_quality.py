@@ -10,12 +10,16 @@ from reports.summary import chosen
 TITLE = "Sampled texts against temperature"
 PLACE = 7
 ABSENT = "No texts were sampled at the end of a run."
+ALT = "four panels against temperature, distinct word pairs, known words, copied texts and mean length, a line for each rung."
 MEASURES = {
-    "distinct_2": ("distinct-2 (%)", 100),
+    "distinct_2": ("distinct word pairs (%)", 100),
     "known_words": ("known words (%)", 100),
     "copied": ("copied texts (%)", 100),
     "mean_length": ("mean length (characters)", 1),
 }
+
+# In per cent.
+LEAST_SHARE = 1.0
 
 
 def prepare(results: Results) -> pd.DataFrame:
@@ -30,12 +34,17 @@ def prepare(results: Results) -> pd.DataFrame:
 
 @style.styled
 def draw(frame: pd.DataFrame) -> Figure:
-    """Four panels, temperature on a linear axis."""
+    """Four panels; temperatures stand side by side, because on a scale the low ones would lie on each other."""
     figure, axes = style.panels(2, 2, 10.5, sharex=True)
+    places = {temperature: i for i, temperature in enumerate(sorted(frame["temperature"].unique()))}
     for ax, (measure, (label, unit)) in zip(axes.flat, MEASURES.items(), strict=True):
         for _, rows, color, marker in style.each_rung(frame[frame["measure"] == measure]):
-            ax.plot(rows["temperature"], rows["mean"] * unit, color=color, marker=marker, markersize=4)
+            ax.plot(rows["temperature"].map(places), rows["mean"] * unit, color=color, marker=marker, markersize=4, clip_on=False)
         ax.set_ylabel(label)
+        if unit == 100:
+            # Where nothing at all was copied the axis still needs a height.
+            ax.set_ylim(0, max(1.08 * ax.dataLim.y1, LEAST_SHARE))
+        ax.set_xticks(list(places.values()), [f"{temperature:g}" for temperature in places])
     for ax in axes[1]:
         ax.set_xlabel("temperature")
     style.legend_below(figure, style.rung_handles(frame, line=True))
@@ -47,7 +56,7 @@ def caption(frame: pd.DataFrame) -> str:
     seeds = int(frame["seeds"].max())
     over = f"Means over {seeds} seeds." if seeds > 1 else "One seed."
     return (
-        "Texts sampled at the end of training: distinct pairs, words and whole texts that training holds, length. "
-        "At low temperatures a model repeats itself (few distinct pairs); at high "
-        f"ones it invents words. A high share of copied texts would mean that it recites. {over}"
+        "Texts sampled at the end of training: how many of their word pairs differ, how many of their words and of the whole texts "
+        "training holds, and their length. At low temperatures a model repeats itself (few distinct pairs); at high ones it invents "
+        f"words. A high share of copied texts would mean that it recites. Temperatures are evenly spaced, not to scale. {over}"
     )

@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.results import Results
-from reports import style
-from reports.numbers import power
+from reports import best_possible, style
+from reports.numbers import known, power
 from reports.summary import Rung, default_lr, measured
 
 TITLE = "Size"
 PLACE = 2
 ABSENT = "No rung has a completed run with test metrics."
+ALT = "four panels, test NLL above and top-1 below, against parameters left and training FLOPs right, a point for each rung."
 METRICS = {"test_nll": "test NLL (nats per text)", "test_top1": "test top-1 (%)"}
 AXES = ("n_params", "train_flops")
 
@@ -49,14 +50,18 @@ def _rows(rung: Rung, metric: str) -> list[dict[str, object]]:
 def draw(frame: pd.DataFrame) -> Figure:
     """NLL above and top-1 below; parameters left and FLOPs right."""
     figure, axes = style.panels(2, 2, 10.5, sharex="col", sharey="row")
+    lines = []
     for row, metric in enumerate(METRICS):
+        rows, unit = frame[frame["metric"] == metric], 1 if metric == "test_nll" else 100
         for column, x in enumerate(AXES):
-            _panel(axes[row, column], frame[frame["metric"] == metric], metric, x)
+            _panel(axes[row, column], rows, metric, x)
+        best = float(rows["floor"].iloc[0]) * unit
+        lines.append(best_possible.draw(list(axes[row]), best, tuned_values(rows) * unit, " %" if unit == 100 else ""))
         axes[row, 0].set_ylabel(METRICS[metric])
     style.size_axis(axes[1, 0], frame["n_params"])
     style.log_axis(axes[1, 1], "x", frame["train_flops"], power, most=5)
     axes[1, 1].set_xlabel("training FLOPs of one run")
-    style.legend_below(figure, _handles(frame))
+    style.legend_below(figure, [*_handles(frame), *([best_possible.handle()] if any(lines) else [])])
     return figure
 
 
@@ -85,22 +90,26 @@ def _panel(ax: Axes, rows: pd.DataFrame, metric: str, x: str) -> None:
         diverged = point["status"] != "completed"
         symbol = "x" if diverged else "^" if metric == "test_nll" else "v"
         ax.plot(point[x], edge * unit, marker=symbol, color=style.DEFAULT_COLOR, zorder=5, markeredgewidth=1.4)
-    if rows["floor"].notna().any():
-        ax.axhline(float(rows["floor"].iloc[0]) * unit, color=style.GREY, linestyle="--", linewidth=1)
     ax.set_ylim(low * unit, high * unit)
 
 
+def tuned_values(rows: pd.DataFrame) -> np.ndarray:
+    """Means at the chosen rates and the ends of their intervals."""
+    return rows[rows["lr_source"] == "tuned"][["mean", "low", "high"]].to_numpy(dtype=float).ravel()
+
+
 def limits(rows: pd.DataFrame, metric: str) -> tuple[float, float]:
-    """The range of the tuned rungs and the floor, and as much again for the default on its bad side."""
-    tuned = rows[rows["lr_source"] == "tuned"]
-    shown = np.concatenate([tuned[["mean", "low", "high"]].to_numpy().ravel(), rows["floor"].to_numpy()])
+    """The range of the tuned rungs, and of the floor where it is near; twice as much again for the default on its bad side."""
+    shown, best = tuned_values(rows), float(rows["floor"].iloc[0])
+    if known(best) and best_possible.is_near(best, shown):
+        shown = np.append(shown, best)
     low, high = np.nanmin(shown), np.nanmax(shown)
     span = max(high - low, 0.02 * abs(high))
     completed = rows[(rows["lr_source"] == "default") & (rows["status"] == "completed")]["mean"]
     if metric == "test_nll":
-        worst = min(completed.max(), high + span) if len(completed) else high
+        worst = min(completed.max(), high + 2 * span) if len(completed) else high
         return low - 0.08 * span, max(high, worst) + 0.12 * span
-    worst = max(completed.min(), low - span) if len(completed) else low
+    worst = max(completed.min(), low - 2 * span) if len(completed) else low
     return min(low, worst) - 0.12 * span, high + 0.08 * span
 
 
@@ -108,12 +117,14 @@ def _handles(frame: pd.DataFrame) -> list[Line2D]:
     handles: list[Line2D] = style.rung_handles(frame)
     default = frame[frame["lr_source"] == "default"]
     rate, red = power(float(frame["default_lr"].iloc[0])), style.DEFAULT_COLOR
-    if (default["status"] == "completed").any():
+    beyond = outside(frame)
+    if len(beyond) < (default["status"] == "completed").sum():
         handles.append(Line2D([], [], color=red, marker="o", markersize=7, markerfacecolor="none", linestyle=":", label=f"at {rate}"))
+    if len(beyond):
+        symbol = "^" if (beyond["metric"] == "test_nll").any() else "v"
+        handles.append(Line2D([], [], color=red, marker=symbol, linestyle="", label=f"at {rate}, outside of the panel"))
     if (default["status"] != "completed").any():
         handles.append(Line2D([], [], color=red, marker="x", linestyle="", markeredgewidth=1.4, label=f"diverged at {rate}"))
-    if frame["floor"].notna().any():
-        handles.append(Line2D([], [], color=style.GREY, linestyle="--", linewidth=1, label="best possible"))
     return handles
 
 
@@ -124,17 +135,19 @@ def caption(frame: pd.DataFrame) -> str:
     bars = "Bars are 95 % t intervals over seeds." if several else "One seed a rung: no interval."
     default = frame[frame["lr_source"] == "default"]
     rate = power(float(frame["default_lr"].iloc[0]))
-    compared = f" Red rings: one run each at the default rate {rate}." if (default["status"] == "completed").any() else ""
-    compared += f" Crosses at the edge: runs at {rate} that did not complete." if (default["status"] != "completed").any() else ""
-    compared += " Triangles at the edge lie outside the panel." if outside(frame) else ""
-    return f"Test NLL and top-1 accuracy against size and against the FLOPs of one training run. {bars}{compared}"
+    compared = f" Red: one run each at the default rate {rate}." if len(default) else ""
+    compared += " Crosses at the edge: such runs that did not complete." if (default["status"] != "completed").any() else ""
+    compared += " Triangles at the edge: such runs outside of the panel." if len(outside(frame)) else ""
+    floors = frame.dropna(subset=["floor"]).groupby("metric")
+    best = best_possible.sentence([best_possible.is_near(rows["floor"].iloc[0], tuned_values(rows)) for _, rows in floors])
+    return f"Test NLL and top-1 accuracy against size and against the FLOPs of one training run. {bars}{compared}{best}"
 
 
-def outside(frame: pd.DataFrame) -> bool:
-    """Whether a completed default lies beyond a panel's range."""
+def outside(frame: pd.DataFrame) -> pd.DataFrame:
+    """The completed defaults that lie beyond their panel's range."""
+    found = []
     for metric in METRICS:
         rows = frame[frame["metric"] == metric]
         default = rows[(rows["lr_source"] == "default") & (rows["status"] == "completed")]
-        if len(rows) and not default["mean"].between(*limits(rows, metric)).all():
-            return True
-    return False
+        found.append(default[~default["mean"].between(*limits(rows, metric))] if len(default) else default)
+    return pd.concat(found)
