@@ -152,12 +152,12 @@ def _first(texts: list[str]) -> tuple[str, ...]:
 
 def _correlations(results: Results) -> list[Block]:
     inside, across, published = tables.within_table(results), tables.across_table(results), tables.published_table(results)
-    if inside.empty:
-        return [paragraph("No completed run has both metrics.")]
-    blocks: list[Block] = [
-        Table(inside, "Pearson's r between validation NLL and top-1 over the evaluations of a run. These follow each other, "
-              "so the spread over seeds stands in place of an interval.", left=("Rung",))
-    ]  # fmt: skip
+    spread = (
+        "Pearson's r between validation NLL and top-1 over the evaluations of a run. These follow each other, so the spread over "
+        "seeds stands in place of an interval."
+    )
+    none = paragraph("No completed run was evaluated often enough for a correlation within it.")
+    blocks: list[Block] = [none if inside.empty else Table(inside, spread, left=("Rung",))]
     if len(across):
         caption = (
             "The same across finished runs, with Fisher intervals. Both metrics follow size, so r is near minus one by construction; the "

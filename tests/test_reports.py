@@ -415,3 +415,11 @@ def test_signs_and_intervals_as_text() -> None:
 def test_a_picture_links_to_its_data() -> None:
     line = markdown.block(Picture("bowls", "A *title*", "See | this."))
     assert "![A \\*title\\*](figures/bowls.png)" in line and "(figures/bowls.csv)" in line and "See \\| this." in line
+
+
+def test_the_published_table_is_there_even_where_no_run_was_evaluated_often_enough_for_a_correlation(tmp_path: Path) -> None:
+    results = synthetic_results(4, padded=True)
+    once = replace(results, runs=results.runs.assign(pearson_nll_top1=float("nan")), evaluations=results.evaluations.groupby("key").tail(1))
+    write(once, tmp_path, ["md"])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "NLL published" in text and "evaluated often enough" in text
