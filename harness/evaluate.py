@@ -92,7 +92,8 @@ def _packed_scores(model: nn.Module, texts: Encoded, device: str) -> tuple[np.nd
 
 def _per_row(values_N: Tensor, row_N: Tensor, n_rows: int) -> np.ndarray:
     """Sums of a value over the tokens of each text, in float64."""
-    return torch.zeros(n_rows, dtype=torch.float64, device=values_N.device).index_add_(0, row_N, values_N.double()).cpu().numpy()
+    # On the CPU, since not every accelerator has float64.
+    return torch.zeros(n_rows, dtype=torch.float64).index_add_(0, row_N.cpu(), values_N.cpu().double()).numpy()
 
 
 def _padded_scores(model: nn.Module, texts: Encoded, seq_len: int, device: str) -> tuple[float, float]:

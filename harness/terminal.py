@@ -54,7 +54,9 @@ def plan_heading(plan: Plan, study: Study, corpus: Corpus) -> Text:
     """What is studied, on what data, on which machine."""
     sizes = f"{corpus.train.n_texts:,} + {corpus.validation.n_texts:,} + {corpus.test.n_texts:,} texts"
     data = f"data {corpus.source} {sizes} (sha {corpus.fingerprint[:6]})"
-    return Text(f"study {study.study}  {plan.study[:6]}   {data}   device {plan.workers} x {plan.device}, {plan.precision}", style="bold")
+    runs = f"{study.seeds} seeds, {study.search.trials} trials a rung"
+    where = f"{plan.workers} x {plan.device}, {plan.precision}"
+    return Text(f"study {study.study}  {plan.study[:6]}   {data}   {runs}   device {where}", style="bold")
 
 
 def frame_table(frame: pd.DataFrame, width: int) -> Padding:
