@@ -75,8 +75,18 @@ def git() -> dict[str, Any]:
 
 def command(without: Sequence[str] = ()) -> str:
     """The command line that started this process, as a person would type it."""
-    words = ["python", "-m", "harness.run", *(word for word in sys.argv[1:] if word not in without)]
+    words = [python(), "-m", "harness.run", *(word for word in sys.argv[1:] if word not in without)]
     return without_secrets(shlex.join(words))
+
+
+def python() -> str:
+    """This interpreter, as typed from here: by its place below the working folder where it isn't the active one."""
+    if os.environ.get("VIRTUAL_ENV") == sys.prefix:
+        return "python"
+    try:
+        return str(Path(sys.executable).relative_to(Path.cwd()))
+    except ValueError:
+        return "python"
 
 
 def without_secrets(text: str) -> str:

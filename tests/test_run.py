@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 import harness
 from harness import __main__ as verbs
-from harness import lease, run
+from harness import environment, lease, run
 from harness.plan import Plan
 from tests import toy
 
@@ -246,3 +247,16 @@ def test_damaged_weights_are_refused(copied: Path, capsys: pytest.CaptureFixture
     path.write_bytes(path.read_bytes()[:-100])
     assert verbs.main(["sample", path.parent.name]) == 6
     assert "can't be read" in capsys.readouterr().err
+
+
+def test_the_command_to_go_on_names_an_interpreter_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert environment.python() == ".venv/bin/python"
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / ".venv"))
+    assert environment.python() == "python"
+    monkeypatch.delenv("VIRTUAL_ENV")
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
+    assert environment.python() == "python"
