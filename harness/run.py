@@ -95,6 +95,8 @@ def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine
         console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
         with invocation.make_pool(prepared, None, machine, folder) as pool:
             plan = invocation.new_plan(prepared, machine, pool)
+        # What was done under another plan may have had another budget.
+        record = Record()
     if options.json:
         print(json.dumps(plan.to_dict(), indent=1))
         return errors.DONE
@@ -156,8 +158,9 @@ def _new_plan(prepared: Prepared, machine: Machine, executor: Executor, console:
         console.say(f" changed since the last start: {change}")
     console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
     plan = invocation.new_plan(prepared, machine, executor.pool)
-    console.print(terminal.plan_table(plan, executor.record, console.width))
-    for note in terminal.plan_notes(plan, executor.record, invocation.free_bytes(ROOT)):
+    # What was done under another plan may have had another budget; a run that comes out the same is reused when its turn comes.
+    console.print(terminal.plan_table(plan, Record(), console.width))
+    for note in terminal.plan_notes(plan, Record(), invocation.free_bytes(ROOT)):
         console.say(f" {note}")
     return plan
 

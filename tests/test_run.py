@@ -260,3 +260,10 @@ def test_the_command_to_go_on_names_an_interpreter_that_is_there(tmp_path: Path,
     monkeypatch.delenv("VIRTUAL_ENV")
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     assert environment.python() == "python"
+
+
+def test_the_plan_of_a_changed_study_does_not_count_another_plans_runs(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["toy.yaml", "--plan"]) == 0
+    assert f"to run 0 of {toy.N_RUNS} ({toy.N_RUNS} done" in capsys.readouterr().out
+    assert run.main(["toy.yaml", "--plan", "--set", "train.max_steps=15"]) == 0
+    assert f"to run {toy.N_RUNS} of {toy.N_RUNS} (0 done" in capsys.readouterr().out
