@@ -6,7 +6,6 @@ the other two. The last two are kept; on resume the newest that matches its mani
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
+from harness import durable
 from harness.errors import DamageError
 from harness.failpoints import failpoint
-from harness.journal import sync_folder
 
 FORMAT = 1
 KEPT = 2
@@ -38,11 +37,7 @@ class Checkpoint:
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
     """Write named tensors durably, replacing what was there in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".part")
-    _write(aside, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
-    failpoint("weights.rename")
-    aside.replace(path)
-    sync_folder(path.parent)
+    durable.replace(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}), "weights")
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -65,14 +60,15 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
     aside.mkdir(parents=True)
     contents = {TENSORS: save(saved.tensors), FACTS: json.dumps(saved.facts).encode()}
     for name, content in contents.items():
-        _write(aside / name, content)
+        durable.write(aside / name, content, "checkpoint")
     manifest = {"format": FORMAT, "step": saved.step, "sha256": {name: _sha256(content) for name, content in contents.items()}}
-    _write(aside / MANIFEST, json.dumps(manifest).encode())
-    sync_folder(aside)
+    durable.write(aside / MANIFEST, json.dumps(manifest).encode(), "checkpoint")
+    durable.sync_folder(aside)
     failpoint("checkpoint.rename")
     shutil.rmtree(final, ignore_errors=True)
     aside.replace(final)
-    sync_folder(folder)
+    failpoint("checkpoint.renamed")
+    durable.sync_folder(folder)
     failpoint("checkpoint.prune")
     for old in _folders(folder)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
@@ -117,12 +113,3 @@ def _read(path: Path) -> Checkpoint | None:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    failpoint("file.write")
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        failpoint("file.sync")
-        os.fsync(file.fileno())

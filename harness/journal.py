@@ -13,7 +13,9 @@ from pathlib import Path
 from time import time
 from typing import Any, BinaryIO
 
+from harness.durable import sync_folder
 from harness.errors import DamageError
+from harness.failpoints import failpoint
 
 Event = dict[str, Any]
 # Kinds after which the record must survive a power cut; the others may be lost with the run that they belong to.
@@ -35,9 +37,13 @@ class Journal:
         """Write one event and return it as it will be read back."""
         assert not {"n", "time"} & fields.keys()
         record: Event = {"n": self._n, "time": round(time(), 3), "event": event} | plain(fields)
+        failpoint("journal.write")
         self._write(encode(record))
+        failpoint("journal.written")
         if event in DURABLE:
+            failpoint("journal.sync")
             os.fsync(self._file.fileno())
+            failpoint("journal.synced")
         self._n += 1
         return record
 
@@ -130,12 +136,3 @@ def _drop_torn_tail(path: Path) -> tuple[int, int]:
             file.truncate(keep)
             os.fsync(file.fileno())
     return lines, dropped
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, after a file was made or renamed there."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import sleep, time
 
+from harness import durable
 from harness.errors import LockedError, PreflightError
 
 HEARTBEAT_S = 10.0
@@ -107,9 +108,9 @@ def _beat(folder: Path, stop: threading.Event) -> None:
 
 
 def _write(folder: Path) -> None:
-    aside = folder / f"{LEASE}.{socket.gethostname()}.part"
-    aside.write_text(json.dumps(asdict(Lease(os.getpid(), socket.gethostname(), time()))))
-    aside.replace(folder / LEASE)
+    host = socket.gethostname()
+    content = json.dumps(asdict(Lease(os.getpid(), host, time()))).encode()
+    durable.replace(folder / LEASE, content, "lease", aside=folder / f"{LEASE}.{host}.part")
 
 
 def _refusal(folder: Path, lease: Lease | None) -> LockedError:

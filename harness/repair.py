@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
-from harness.journal import Event, decode, encode, sync_folder
+from harness import durable
+from harness.journal import Event, decode, encode
 from harness.record import ENDED
 
 
@@ -32,15 +33,9 @@ def repair(path: Path) -> Repair:
         return Repair((), (), None)
     void = tuple(sorted(_incomplete(whole)))
     whole += [{"n": 0, "time": round(time(), 3), "event": "run_voided", "key": key, "reason": "its record was damaged"} for key in void]
-    aside = path.with_name(path.name + ".part")
-    with open(aside, "wb") as file:
-        file.writelines(encode(event | {"n": n}) for n, event in enumerate(whole))
-        file.flush()
-        os.fsync(file.fileno())
     original = path.with_name(f"{path.stem}.damaged-{int(time())}.jsonl")
     os.link(path, original)
-    aside.replace(path)
-    sync_folder(path.parent)
+    durable.replace(path, b"".join(encode(event | {"n": n}) for n, event in enumerate(whole)), "repair")
     return Repair(damaged, void, original)
 
 

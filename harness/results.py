@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness import durable
 from harness.analysis.correlation import pearson
 from harness.journal import Event
 from harness.record import Record
@@ -111,9 +112,8 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataF
 def write_csv(runs: pd.DataFrame, path: Path) -> None:
     """Write the flat result, at full precision, replacing the file in one step. Whole numbers are written as such."""
     whole = {c: pd.to_numeric(runs[c]).astype("Int64") for c in WHOLE_COLUMNS}
-    aside = path.with_suffix(".csv.part")
-    runs.assign(**whole).to_csv(aside, index=False, errors="backslashreplace")
-    aside.replace(path)
+    text = runs.assign(**whole).to_csv(index=False, lineterminator="\n")
+    durable.replace(path, text.encode("utf-8", "backslashreplace"), "results")
 
 
 def _labels(record: Record, key: str) -> dict[str, Any]:

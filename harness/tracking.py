@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from harness import journal, mlflow_views
 from harness.errors import StudyError
+from harness.failpoints import failpoint
 from harness.tracked import RUNNING, STUDY, Tracked, Tracking
 
 if TYPE_CHECKING:
@@ -247,6 +248,24 @@ class Projection:
             self._client.log_artifact(stored.run_id, str(weights))
 
 
+class _Guarded:
+    """A client whose every call lies between two failpoints."""
+
+    def __init__(self, client: "MlflowClient") -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*words: Any, **named: Any) -> Any:
+            failpoint("mlflow.call")
+            answer = method(*words, **named)
+            failpoint("mlflow.called")
+            return answer
+
+        return call
+
+
 def store_uri(root: Path) -> str:
     """Where the store is: MLFLOW_TRACKING_URI, else a file beside the studies."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.absolute()}/mlflow.db"
@@ -282,7 +301,7 @@ def _connect(uri: str, study: str, root: Path) -> tuple["MlflowClient", str]:
         logging.getLogger(name).setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client = cast("MlflowClient", _Guarded(MlflowClient(tracking_uri=uri, registry_uri=uri)))
     # The kind opens the pages of a training rather than those of a chat application.
     tags = {"mlflow.experimentKind": "custom_model_development"} | mlflow_views.tags()
     experiment = client.get_experiment_by_name(study)

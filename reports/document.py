@@ -7,7 +7,7 @@ from types import ModuleType
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from harness import plugins
+from harness import durable, plugins
 from harness.errors import StudyError
 from harness.results import Results
 from reports import contents, markdown, pdf, style
@@ -36,7 +36,7 @@ def write(results: Results, folder: Path, formats: Sequence[str], times: bool = 
     written = []
     if "md" in formats:
         written.append(folder / "report.md")
-        written[-1].write_text(markdown.render(document), encoding="utf-8", newline="\n")
+        durable.replace(written[-1], markdown.render(document).encode(), "report")
     if "pdf" in formats:
         written.append(pdf.write(document, folder))
     return written + files

@@ -8,6 +8,7 @@ from typing import Any
 
 import typst
 
+from harness import durable
 from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Paragraph, Picture, Samples, Span, Strong, Table, Verbatim, visible
 
 TEMPLATE = Path(__file__).with_name("report.typ")
@@ -22,7 +23,7 @@ def write(document: Document, folder: Path) -> Path:
     inputs = {"document": json.dumps(data(document))}
     pdf = typst.compile(TEMPLATE.read_bytes(), root=str(folder), sys_inputs=inputs, ignore_system_fonts=True)  # type: ignore[type-var]
     assert isinstance(pdf, bytes)
-    path.write_bytes(pdf)
+    durable.replace(path, pdf, "report")
     return path
 
 

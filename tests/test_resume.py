@@ -152,10 +152,10 @@ saved_steps(Path(sys.argv[1]), 4)
 """
 
 
-@pytest.mark.parametrize("name", ["file.write", "file.sync", "checkpoint.rename", "checkpoint.prune"])
+@pytest.mark.parametrize("name", ["checkpoint.write", "checkpoint.sync", "checkpoint.rename", "checkpoint.prune"])
 def test_killed_anywhere_while_saving_a_whole_checkpoint_is_left(tmp_path: Path, name: str) -> None:
     # The third save is cut: each save writes and syncs three files.
-    count = 8 if name.startswith("file") else 3
+    count = 8 if name in ("checkpoint.write", "checkpoint.sync") else 3
     environment = os.environ | {VARIABLE: f"{name}:{count}"}
     ended = subprocess.run([sys.executable, "-c", SAVE, str(tmp_path)], env=environment, capture_output=True, check=False)
     assert ended.returncode == -signal.SIGKILL
