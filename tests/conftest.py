@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and the table of faults at the end of a session."""
 
 import fcntl
 from pathlib import Path
@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests import toy
+from tests.faults.table import pytest_terminal_summary
+
+# Here, not beside the fault tests: where tests run side by side, only this file is read by the process that prints.
+__all__ = ["finished_study", "pytest_terminal_summary"]
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,9 @@ import pytest
 
 from harness.record import Record
 from tests import toy
+from tests.faults.table import Fault, Row, kills
 
-KILLS = int(os.environ.get("FAULTS", "3"))
+KILLS = kills(3)
 KILLS_A_STUDY = 10
 # Checkpoints so close that nearly every kill finds one.
 OFTEN = ("--set", "checkpoints.every_s=0.01")
@@ -44,7 +45,8 @@ def kill_until(folder: Path, kills: int, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(max(1, KILLS // KILLS_A_STUDY)))
-def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(finished_study: Path, tmp_path: Path, seed: int) -> None:
+def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(finished_study: Path, tmp_path: Path, seed: int, fault: Fault) -> None:
+    fault(Row.KILLS, min(KILLS, KILLS_A_STUDY))
     folder = toy.planned(tmp_path / "killed", finished_study)
     kill_until(folder, min(KILLS, KILLS_A_STUDY), random.Random(seed))
     ended = toy.run(folder, *OFTEN)
