@@ -6,7 +6,9 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
+from harness import memory
 from harness.data.batches import Order
 from harness.data.corpus import Corpus
 from harness.evaluate import evaluate
@@ -33,17 +35,18 @@ def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: s
     text_s = (perf_counter() - started) / few.n_texts
     end_s = _sample_s(state, corpus, samples["texts"], samples["temperatures"], spec)
     best_s = _sample_s(state, corpus, samples["at_best"], [1.0], spec)
-    return asdict(Cost(step_s, text_s, end_s, best_s))
+    return asdict(Cost(step_s, text_s, end_s, best_s, _peak_bytes(device)))
 
 
 def _step_s(spec: RunSpec, state: State, corpus: Corpus, device: str) -> float:
     """Seconds per training step; the first, which warms up, is counted only where it alone takes all the time."""
+    # Two whole steps, the second with the optimizer's moments in place, show all the memory that a run takes.
     order = Order(corpus.train.n_texts, spec.batch_size, spec.seed)
     times: list[float] = []
     for step in range(1, MAX_STEPS + 1):
         rows = order.rows(step - 1)
-        # A step of a slow shape is measured on a part of its batch: time is close to linear in the number of texts there.
-        part = rows[:FEW_TEXTS] if times and times[0] > MEASURE_S else rows
+        # A step of a slow shape is measured on a part of its batch: time is close to linear in the number of texts.
+        part = rows[:FEW_TEXTS] if len(times) > 1 and times[0] > MEASURE_S else rows
         started = perf_counter()
         forward_backward(spec, state, corpus.train, part, step, device)
         update(state, 0.0)
@@ -51,6 +54,11 @@ def _step_s(spec: RunSpec, state: State, corpus: Corpus, device: str) -> float:
         if len(times) > 1 and sum(times) > MEASURE_S:
             break
     return float(np.median(times[1:]))
+
+
+def _peak_bytes(device: str) -> int:
+    """The most memory that was held so far: of the process, or of the device where the models are there."""
+    return torch.cuda.max_memory_reserved() if device == "cuda" else memory.peak_bytes()
 
 
 def _sample_s(state: State, corpus: Corpus, n: int, temperatures: list[float], spec: RunSpec) -> float:

@@ -20,7 +20,7 @@ from harness import durable
 from harness.errors import DamageError
 from harness.failpoints import failpoint
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 TENSORS, FACTS, MANIFEST = "tensors.safetensors", "facts.json", "manifest.json"
 

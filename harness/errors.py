@@ -28,6 +28,12 @@ class PreflightError(HarnessError):
     exit_code = 5
 
 
+class StorageError(HarnessError):
+    """What a study writes can't be written any more: a full disk, a folder that is gone; what the record holds is kept."""
+
+    exit_code = 5
+
+
 class DamageError(HarnessError):
     """The record or the data on disk is not what was written."""
 

@@ -40,7 +40,13 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, corpus: Corpus, texts: Encoded, padding: str = "ignore", device: str = "cpu", precision: str = "float32"
+    model: nn.Module,
+    corpus: Corpus,
+    texts: Encoded,
+    padding: str = "ignore",
+    device: str = "cpu",
+    precision: str = "float32",
+    pulse: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Score `texts` with the model in evaluation mode; the mode it was in is restored.
 
@@ -48,14 +54,19 @@ def evaluate(
         corpus: gives the charge for an unknown character and the padded length.
         texts: the part of it to score.
         padding: `learn` also scores all positions, padding included.
+        pulse: called between batches; what it raises ends the evaluation.
     """
     was_training = model.training
     model.eval()
     autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-    with autocast:
-        nll, hits = _packed_scores(model, texts, device)
-        nll_padded, top1_padded = _padded_scores(model, texts, corpus.seq_len, device) if padding == "learn" else (None, None)
-    model.train(was_training)
+    nll_padded = top1_padded = None
+    try:
+        with autocast:
+            nll, hits = _packed_scores(model, texts, device, pulse)
+            if padding == "learn":
+                nll_padded, top1_padded = _padded_scores(model, texts, corpus.seq_len, device, pulse)
+    finally:
+        model.train(was_training)
     n_tokens = int(texts.lengths.sum())
     charged = nll.sum() + texts.unknown.sum() * corpus.unknown_nats
     return Evaluation(
@@ -77,10 +88,11 @@ def packed_logits(model: nn.Module, batch: Packed) -> Tensor:
     return forward(batch)
 
 
-def _packed_scores(model: nn.Module, texts: Encoded, device: str) -> tuple[np.ndarray, np.ndarray]:
+def _packed_scores(model: nn.Module, texts: Encoded, device: str, pulse: Callable[[], None]) -> tuple[np.ndarray, np.ndarray]:
     nll = np.zeros(texts.n_texts)
     hits = np.zeros(texts.n_texts)
     for rows, batch in evaluation_batches(texts, BATCH_TOKENS):
+        pulse()
         on_device = batch.to(device)
         assert on_device.targets_N is not None
         logits_NV = packed_logits(model, on_device).float()
@@ -96,9 +108,10 @@ def _per_row(values_N: Tensor, row_N: Tensor, n_rows: int) -> np.ndarray:
     return torch.zeros(n_rows, dtype=torch.float64).index_add_(0, row_N.cpu(), values_N.cpu().double()).numpy()
 
 
-def _padded_scores(model: nn.Module, texts: Encoded, seq_len: int, device: str) -> tuple[float, float]:
+def _padded_scores(model: nn.Module, texts: Encoded, seq_len: int, device: str, pulse: Callable[[], None]) -> tuple[float, float]:
     nats, right, positions = 0.0, 0, 0
     for start in range(0, texts.n_texts, PADDED_ROWS):
+        pulse()
         rows = np.arange(start, min(start + PADDED_ROWS, texts.n_texts))
         ids_BT, targets_BT = (t.to(device) for t in padded(texts, rows, seq_len))
         logits_BTV = model(ids_BT).float()

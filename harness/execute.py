@@ -11,15 +11,17 @@ from time import monotonic
 from typing import Any, Protocol
 
 from harness.checkpoint import load_checkpoint, remove_checkpoints
+from harness.errors import StorageError
 from harness.journal import Event, Journal
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.stages import Ended, Group, Lane, RateChoice, Stages
+from harness.tries import Tries
 from harness.workers import Message, Pool, Task, batches
 
-# How many times a run that fails is tried in one invocation.
-TRIES = 2
 POLL_S = 0.5
+# How long runs have to come to a place where they can stop; then they are ended, and go on from their last checkpoints.
+STOP_S = 6.0
 # Labels of a run that are facts of this study rather than of the training itself.
 LABELS = ("stage", "rung", "family", "lr_source", "lr_status")
 
@@ -48,7 +50,11 @@ class _Active:
 
 
 class Executor:
-    """Runs the lanes of one invocation. `only` limits what is trained to rungs and stages whose names it has (empty: all)."""
+    """Runs the lanes of one invocation.
+
+    `only` limits what is trained to rungs and stages whose names it has (empty: all). `retry`: failed runs are tried again.
+    `fail_fast`: the first run that fails for good stops the study.
+    """
 
     def __init__(
         self,
@@ -60,17 +66,26 @@ class Executor:
         invocation: str,
         deadline: float | None,
         only: Sequence[str] = (),
+        retry: bool = False,
+        fail_fast: bool = False,
     ) -> None:
         self.journal, self.record, self.pool, self.watch = journal, record, pool, watch
         self.checkpoints = checkpoints
         self.invocation, self.deadline, self.only = invocation, deadline, frozenset(only)
         self.stopping = self.out_of_time = False
         self.completed = 0
+        self.fail_fast = fail_fast
+        self._tries = Tries.after(record, retry)
         self._said_stopping = False
-        self._tries: dict[str, int] = {}
+        self._end_at: float | None = None
+        self._storage = ""
 
     def run(self, stages: Stages) -> None:
-        """All that the plan holds, as far as time and signals allow: the rungs, dearest first, then the ablations."""
+        """All that the plan holds, as far as time and signals allow: the rungs, dearest first, then the ablations.
+
+        Raises:
+            StorageError: a worker could not write; the others were stopped.
+        """
         rungs = sorted(stages.plan.kept, key=lambda rung: -rung.estimated_s)
         ladder = self._walk(stages.rung(rung) for rung in rungs)
         if not self.stopping and self._wants_stage("ablation"):
@@ -79,8 +94,9 @@ class Executor:
                 self.watch.say("no ablations: no ladder run completed that they could start from")
 
     def stop(self) -> None:
-        """Start nothing more and end the running ones after their step."""
+        """Start nothing more, and end the running ones after their step, or at once if that takes too long."""
         self.stopping = True
+        self._end_at = self._end_at or monotonic() + STOP_S
         self.pool.stop()
 
     def note(self, kind: str, **fields: Any) -> Event:
@@ -102,9 +118,13 @@ class Executor:
                 break
             for message in self.pool.poll(POLL_S):
                 self._take(message)
+            if self._end_at is not None and monotonic() > self._end_at:
+                self.pool.kill()
             for one in active:
                 self._answer(one, ended)
             self._say_stopping()
+        if self._storage:
+            raise StorageError(self._storage)
         self._say_left_out(active)
         return ended
 
@@ -121,11 +141,14 @@ class Executor:
     def _start(self, task: Task) -> None:
         """Give runs to a worker, each from its newest good checkpoint where it has one."""
         resume = {spec.key: step for spec in task.specs if (step := self._begin(spec)) is not None}
-        self.pool.submit(replace(task, resume=resume))
+        self.pool.submit(replace(task, resume=resume, micro_batches=self._tries.parts_of(task.specs[0])))
 
     def _begin(self, spec: RunSpec) -> int | None:
         """Note that a run begins or goes on; the step of its checkpoint, or None for a run from its start."""
-        key, facts = spec.key, {"name": spec.name, "spec": spec.to_dict(), "invocation": self.invocation}
+        key = spec.key
+        facts: dict[str, Any] = {"name": spec.name, "spec": spec.to_dict(), "invocation": self.invocation}
+        if self._tries.parts_of(spec) > 1:
+            facts["micro_batches"] = self._tries.parts_of(spec)
         # A checkpoint counts only if the record has every event that came before it.
         known = self.record.events.get(key, 0) if key in self.record.started else -1
         saved, damaged = load_checkpoint(self.checkpoints / key, lambda checkpoint: checkpoint.facts["events"] <= known)
@@ -154,7 +177,7 @@ class Executor:
             one.group, one.waiting = given, {spec.key: spec for spec in given.specs}
             for spec in given.specs:
                 self._select(spec)
-            missing = [spec for spec in one.waiting.values() if not self.record.is_done(spec.key) and self._wants(spec)]
+            missing = [spec for spec in one.waiting.values() if not self._is_final(spec.key) and self._wants(spec)]
             one.todo = batches(missing, given.finished)
             if missing or not self._complete(one):
                 return
@@ -190,9 +213,8 @@ class Executor:
         return all(self._is_final(key) for key in one.waiting)
 
     def _is_final(self, key: str) -> bool:
-        """Done, or failed as often as it may in this invocation."""
-        status = self.record.ended.get(key, {}).get("status")
-        return self.record.is_done(key) or (status == "failed" and self._tries.get(key, 0) >= TRIES)
+        """Done, or failed for good."""
+        return self.record.is_done(key) or key in self._tries.given_up
 
     def _endings(self, one: _Active) -> list[Ended]:
         assert one.group is not None
@@ -231,8 +253,19 @@ class Executor:
                     self._failed(spec, message)
 
     def _failed(self, spec: RunSpec, message: Message) -> None:
-        """Try again once; the record keeps every try."""
-        self._tries[spec.key] = self._tries.get(spec.key, 0) + 1
-        self.note("run_ended", key=spec.key, status="failed", **message.fields, tries=self._tries[spec.key])
-        if self._tries[spec.key] < TRIES and not self.stopping:
+        """Write down how a run failed, and try it again if it may be; the record keeps every try."""
+        if message.cause in ("stopped", "storage"):
+            self.note("run_ended", key=spec.key, status="interrupted", **message.fields)
+            if message.cause == "storage":
+                self._storage = str(message.fields["reason"])
+                self.stop()
+            return
+        again = self._tries.failed(spec, message.cause)
+        self.note("run_ended", key=spec.key, status="failed", **message.fields, final=not again)
+        if again and not self.stopping:
+            if message.cause == "memory":
+                self.watch.say(f"{spec.name}: out of memory; trying again with each batch in {self._tries.parts_of(spec)} parts")
             self._start(Task("train", (spec,), message.task.finished))
+        elif self.fail_fast and not again:
+            self.watch.say(f"{spec.name} failed: stopping the others (--fail-fast)")
+            self.stop()

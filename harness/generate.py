@@ -4,7 +4,7 @@ Text i at a temperature depends on the model, the seed, the temperature, i and s
 drawn along with it, nor on the state of any global generator. Shapes: R rows (a text at a temperature), T steps, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,11 +28,19 @@ class SpecialIds(Protocol):
 
 @torch.no_grad()
 def sample(
-    model: nn.Module, n: int, temperatures: Sequence[float], *, seed: int, tokenizer: SpecialIds, seq_len: int
+    model: nn.Module,
+    n: int,
+    temperatures: Sequence[float],
+    *,
+    seed: int,
+    tokenizer: SpecialIds,
+    seq_len: int,
+    pulse: Callable[[], None] = lambda: None,
 ) -> dict[float, list[list[int]]]:
     """`n` texts at each temperature, without start and end; one that never ended has seq_len - 1 ids. Start and unk are never drawn.
 
-    Temperature 0 takes the most likely token. The model is put in evaluation mode meanwhile.
+    Temperature 0 takes the most likely token. The model is put in evaluation mode meanwhile. `pulse` is called at every step; what it
+    raises ends the sampling.
     """
     if any(temperature < 0 for temperature in temperatures):
         raise ValueError(f"temperatures: {min(temperatures)} is below 0")
@@ -45,7 +53,7 @@ def sample(
     try:
         for first in range(0, len(uniform_RT), MAX_ROWS):
             some = slice(first, first + MAX_ROWS)
-            texts += _decode(model, torch.from_numpy(temperature_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer)
+            texts += _decode(model, torch.from_numpy(temperature_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer, pulse)
     finally:
         model.train(was_training)
     return {temperature: texts[i * n : (i + 1) * n] for i, temperature in enumerate(distinct)}
@@ -56,7 +64,9 @@ def _uniform(seed: int, temperature: float, n: int, steps: int) -> np.ndarray:
     return np.random.default_rng([seed, round(temperature * 1e6)]).random((n, steps))
 
 
-def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds) -> list[list[int]]:
+def _decode(
+    model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]
+) -> list[list[int]]:
     device = next(model.parameters()).device
     uniform_RT, temperature_R = uniform_RT.to(device), temperature_R.to(device)
     n_rows, steps = uniform_RT.shape
@@ -67,6 +77,7 @@ def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokeniz
     ended = torch.zeros(n_rows, dtype=torch.bool, device=device)
     ids = torch.full((n_rows,), tokenizer.start, device=device)
     for t in range(steps):
+        pulse()
         logits_RV = decoder.step(ids).double()
         logits_RV[:, forbidden] = -torch.inf
         ids = draw(logits_RV, temperature_R[rows], uniform_RT[rows, t])

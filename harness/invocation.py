@@ -6,8 +6,8 @@ The first start records the resolved plan; later ones reuse it as long as the st
 import os
 import shutil
 import socket
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from harness.data import Floor
 from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
 from harness.errors import DONE, INTERRUPTED, RUNS_FAILED, PreflightError, StudyError
-from harness.plan import COSMETIC, Cost, DataSize, Machine, Plan, make, study_digest
+from harness.plan import Cost, DataSize, Machine, Plan, make, study_digest
 from harness.record import Record
 from harness.spec import Device, Study
 from harness.stages import Stages
@@ -105,14 +105,15 @@ def make_pool(prepared: Prepared, floor: Floor | None, machine: Machine, folder:
         device=machine.device,
         threads=machine.threads,
         checkpoint_every_s=study.checkpoints.every_s,
+        checkpoint_every_steps=study.checkpoints.every_steps,
     )
     return Pool(machine.workers, setting)
 
 
-def machine_for(study: Study, device: str) -> Machine:
-    """This machine, with no more workers than the study has runs to give them."""
+def machine_for(study: Study, device: str, most_workers: int = MAX_WORKERS) -> Machine:
+    """This machine, with no more workers than allowed and than the study has runs to give them."""
     width = len(study.model.rungs) * max(study.search.batch if study.search.trials else 1, study.seeds)
-    return environment.machine(device, study.train.precision, min(MAX_WORKERS, width))
+    return environment.machine(device, study.train.precision, min(most_workers, width))
 
 
 def within_s(study: Study, machine: Machine) -> float | None:
@@ -138,13 +139,22 @@ def as_planned(machine: Machine, plan: Plan) -> Machine:
     return Machine(plan.device, plan.workers, plan.threads, plan.precision)
 
 
-def exit_code(record: Record, signalled: int, stopped: bool) -> int:
+def exit_code(record: Record, signalled: int, out_of_time: bool) -> int:
     """How an invocation ended: by signal, out of time, with failed runs, or well."""
     if signalled:
         return signalled
-    if stopped:
+    if out_of_time:
         return INTERRUPTED
     return RUNS_FAILED if record.status_counts().get("failed") else DONE
+
+
+def free_memory(machine: Machine, of_the_system: int | None) -> int | None:
+    """What the workers may use together: the system's free memory at the start, or the device's."""
+    if machine.device != "cuda":
+        return of_the_system
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def free_bytes(folder: Path) -> int:
@@ -166,7 +176,10 @@ def calibrate(prepared: Prepared, machine: Machine, pool: Pool) -> dict[str, Cos
             if message.kind == "error":
                 raise PreflightError(f"rung {rung} can't be trained here: {message.fields['reason']}. Nothing was run.")
             costs[rung] = Cost(**message.fields)
-    return costs
+    # A process never shrinks, so that only the peak of the first, the largest, is its own.
+    largest = stages.plan.rungs[-1]
+    process_bytes = max(0, costs[largest.rung].process_bytes - largest.memory_bytes)
+    return {rung: replace(cost, process_bytes=process_bytes) for rung, cost in costs.items()}
 
 
 def _uncosted(prepared: Prepared, machine: Machine) -> Plan:
@@ -181,22 +194,6 @@ def recorded_plan(record: Record, prepared: Prepared) -> Plan | None:
     plan = Plan.from_dict(record.plan)
     same = plan.study == study_digest(prepared.study) and plan.data == prepared.size.fingerprint
     return plan if same else None
-
-
-def changes(record: Record, study: Study) -> list[str]:
-    """What a study file says otherwise than the recorded one, as `key: old -> new`."""
-    if not record.study:
-        return []
-    old, new = _flat(record.study), _flat(study.model_dump(mode="json"))
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key.split(".")[0] not in COSMETIC]
-    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed]
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
-    return flat
 
 
 def plan_facts(plan: Plan) -> dict[str, Any]:

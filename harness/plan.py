@@ -20,6 +20,8 @@ from harness.spec import Study
 OVERHEAD_S = 30.0
 # What the calibration misses: the steps of a real run share caches, disk and memory bandwidth with everything else.
 MARGIN = 1.1
+# On the disk, a run by itself (its events, its rows in MLflow) and each of its steps (a line of the record, points in MLflow).
+RUN_BYTES, STEP_BYTES = 600_000, 400
 # Keys of a study that say nothing about what is run.
 COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints"})
 
@@ -41,12 +43,16 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured seconds on one worker: a training step, scoring one text, sampling at the end, sampling at a new best."""
+    """Measured seconds on one worker: a training step, scoring one text, sampling at the end, sampling at a new best.
+
+    `process_bytes`: memory of a worker beside what its model, optimizer and activations take.
+    """
 
     step_s: float
     text_s: float
     sample_end_s: float = 0.0
     sample_best_s: float = 0.0
+    process_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,12 @@ class Plan:
     device: str
     precision: str
     ablation_runs: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the study leaves on the disk, and its checkpoints while it runs: three a worker."""
+        checkpoints = 3 * accounting.checkpoint_bytes(max(rung.n_params for rung in self.kept))
+        return self.workers * checkpoints + sum(rung.disk_bytes for rung in self.kept)
 
     @property
     def kept(self) -> tuple[RungPlan, ...]:
@@ -253,9 +265,15 @@ def _price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int) -> Ru
         runs=study.search.trials + ladder_runs,
         step_s=cost.step_s,
         estimated_s=estimated * MARGIN,
-        memory_bytes=accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens),
-        disk_bytes=4 * counts.n_params * ladder_runs,
+        memory_bytes=cost.process_bytes + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens),
+        disk_bytes=_disk_bytes(counts.n_params, ladder_runs, study.search.trials, [steps, *further]),
     )
+
+
+def _disk_bytes(n_params: int, kept_runs: int, trials: int, budgets: Sequence[int]) -> int:
+    """What a rung's runs leave: best weights, here and among MLflow's artifacts, and a line a step in the record, there and in MLflow."""
+    runs = kept_runs + trials
+    return 2 * accounting.weights_bytes(n_params) * kept_runs + runs * (RUN_BYTES + STEP_BYTES * max(budgets))
 
 
 def _run_s(study: Study, size: DataSize, cost: Cost, steps: int, keeps: bool, n_texts: int | None = None) -> float:

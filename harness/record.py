@@ -73,6 +73,9 @@ class Record:
         self.study, self.plan, self.data = event["study"], event["plan"], event["data"]
         self.selected, self.chosen = {}, {}
 
+    def _on_study(self, event: Event) -> None:
+        self.study = event["study"]
+
     def _on_selected(self, event: Event) -> None:
         self.selected.setdefault(event["key"], event)
 

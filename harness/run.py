@@ -4,14 +4,16 @@ import argparse
 import json
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import harness
-from harness import environment, errors, invocation, lease, spec, terminal, tracking
+from harness import environment, errors, invocation, lease, memory, preflight, spec, terminal, tracking
 from harness.console import Console
+from harness.data import Floor
 from harness.errors import HarnessError
 from harness.execute import Executor
 from harness.invocation import Prepared
@@ -19,7 +21,7 @@ from harness.journal import Journal, read
 from harness.plan import Machine, Plan
 from harness.record import Record
 from harness.results import Results, from_record, write_csv
-from harness.signals import stopping_on_signals
+from harness.signals import Terminated, stopping_on_signals, terminable
 from harness.stages import Stages
 from harness.tracking_live import Live
 from reports import document
@@ -29,6 +31,8 @@ from reports.tables import rung_table
 ROOT = Path("mlruns")
 # Runs are cut so that the study fits its time; past this share of it nothing new is started, should the machine be slower than measured.
 OVERTIME = 1.25
+# How long the end of a study may wait for the tracking store, in seconds: when it was stopped, and when it is done.
+QUICK_S, PATIENT_S = 3.0, 60.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,13 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json and not options.plan:
         command_line.error("--json goes with --plan")
     try:
-        return run(options)
+        with terminable():
+            return run(options)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; what the record holds is kept", file=sys.stderr)
-        return errors.INTERRUPTED
+        return errors.TERMINATED if isinstance(stop, Terminated) else errors.INTERRUPTED
     except Exception:
         traceback.print_exc()
         print("This is a bug of the harness, not of your study; the record up to here is kept.", file=sys.stderr)
@@ -62,11 +67,20 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--within", metavar="15m", help="time for this invocation; budgets are cut to fit when the plan is made")
     parser.add_argument("--replan", action="store_true", help="make a new plan instead of reusing the recorded one")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this rung or stage; can be repeated")
+    parser.add_argument("--retry", choices=("failed",), help="try runs again that have failed for good")
+    parser.add_argument("--fail-fast", action="store_true", help="stop at the first run that fails for good")
+    parser.add_argument("--workers", type=_count, metavar="N", help="at most so many processes that train; decided when the plan is made")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: an accelerator if there is one")
     parser.add_argument("--no-track", action="store_true", help="write the record alone, no MLflow")
     parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
     parser.add_argument("--version", action="version", version=f"harness {harness.__version__}")
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= invocation.MAX_WORKERS):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {invocation.MAX_WORKERS}, not {text!r}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -79,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     for notice in prepared.corpus.notices:
         console.say(f" {notice}")
     only = invocation.wanted(options.only, prepared)
-    machine = invocation.machine_for(study, options.device)
+    machine = invocation.machine_for(study, options.device, options.workers or invocation.MAX_WORKERS)
     if options.plan:
         return _show_plan(options, prepared, machine, console)
     with lease.held(ROOT / study.study):
@@ -111,7 +125,7 @@ def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine
 
 def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine, console: Console, only: Sequence[str]) -> int:
     """Plan or resume, train what is missing, and leave results, tracking and report behind."""
-    started = monotonic()
+    started, free_memory = monotonic(), memory.available_bytes()
     folder = ROOT / prepared.study.study
     journal = Journal(folder / invocation.JOURNAL)
     record = Record.of(read(journal.path))
@@ -125,21 +139,23 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
         at_end.callback(journal.close)
         with invocation.make_pool(prepared, floor, machine, folder) as pool:
             facts = invocation.facts()
-            executor = Executor(journal, record, pool, console, folder / invocation.CHECKPOINTS, facts["id"], deadline, only)
+            again, fast = bool(options.retry), options.fail_fast
+            executor = Executor(journal, record, pool, console, folder / invocation.CHECKPOINTS, facts["id"], deadline, only, again, fast)
+            _say_changes(record, prepared, facts, console)
             plan = recorded or _new_plan(prepared, machine, executor, console)
+            done = sum(map(record.is_done, record.selected)) / terminal.total_runs(plan, record) if recorded else 0.0
+            preflight.check(plan, done, invocation.free_bytes(ROOT), invocation.free_memory(machine, free_memory), ROOT)
             # Not earlier: a study that can't be planned leaves nothing behind.
             executor.note("invocation", **facts)
-            if recorded is None:
-                study_facts = prepared.study.model_dump(mode="json")
-                executor.note("plan", study=study_facts, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
+            _note_study(executor, prepared, floor, None if recorded else plan)
             if not options.no_track:
                 # Not earlier: loading MLflow would take time from what is being measured.
                 projection = live = Live(journal.path, ROOT, console.warn)
-                at_end.callback(lambda: live.close(folder / "report" if (folder / "report").exists() else None))
+                at_end.callback(lambda: _finish_tracking(live, folder / "report", executor))
             console.resumed(plan, record)
             with console.showing(plan, record), stopping_on_signals(executor) as stopped:
                 executor.run(Stages(prepared.study, plan, prepared.size))
-        code = invocation.exit_code(record, stopped.code, executor.stopping)
+        code = invocation.exit_code(record, stopped.code, executor.out_of_time)
         # Before the report, which tells of this start as well.
         executor.note("invocation_ended", id=facts["id"], seconds=monotonic() - started, exit_code=code, completed=executor.completed)
         results = from_record(record)
@@ -152,10 +168,31 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
     return code
 
 
+def _say_changes(record: Record, prepared: Prepared, facts: Mapping[str, Any], console: Console) -> None:
+    """What is not as it was at the last start: the study, the texts, the code."""
+    for change in preflight.changes(record, prepared.study, prepared.corpus.fingerprint):
+        console.say(f" changed since the last start: {change}")
+    other = preflight.other_code(record, facts)
+    if other:
+        console.warn(f"not the code of the last start: {'; '.join(other)}. Runs that are done are kept; new ones may differ in last digits")
+
+
+def _note_study(executor: Executor, prepared: Prepared, floor: Floor | None, plan: Plan | None) -> None:
+    """Record a new plan, or a study whose wording alone has changed."""
+    study = prepared.study.model_dump(mode="json")
+    if plan is not None:
+        executor.note("plan", study=study, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
+    elif study != executor.record.study:
+        executor.note("study", study=study)
+
+
+def _finish_tracking(live: Live, report: Path, executor: Executor) -> None:
+    """Bring MLflow level; somebody who has stopped the study doesn't wait for a server."""
+    live.close(report if report.exists() else None, QUICK_S if executor.stopping else PATIENT_S)
+
+
 def _new_plan(prepared: Prepared, machine: Machine, executor: Executor, console: Console) -> Plan:
     """Measure, plan and show; whatever was recorded before stays and is reused where a run is the same."""
-    for change in invocation.changes(executor.record, prepared.study):
-        console.say(f" changed since the last start: {change}")
     console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
     plan = invocation.new_plan(prepared, machine, executor.pool)
     # What was done under another plan may have had another budget; a run that comes out the same is reused when its turn comes.
@@ -167,7 +204,7 @@ def _new_plan(prepared: Prepared, machine: Machine, executor: Executor, console:
 
 def _say_end(executor: Executor, results: Results, folder: Path, console: Console, code: int, page: str) -> None:
     """The answer in short: a table, three findings, the paths, and the line that goes on or repeats it."""
-    again = environment.command(without=("--replan",))
+    again = environment.command(without=("--replan", "--retry", "failed"))
     if code in (errors.INTERRUPTED, errors.TERMINATED):
         why = "out of time" if executor.out_of_time else "stopped"
         console.say(f"{why}; what has ended is kept. go on: {again}")
@@ -178,6 +215,8 @@ def _say_end(executor: Executor, results: Results, folder: Path, console: Consol
     failed = results.runs[results.runs["status"] == "failed"]
     for name, reason in zip(failed["name"], failed["reason"], strict=True):
         console.warn(f"{name} failed: {reason}")
+    if len(failed):
+        console.say(f" retry    {again} --retry failed")
     console.say(f" results  {folder / 'results.csv'}")
     for path in sorted((folder / "report").glob("report.*")):
         console.say(f" report   {path}")

@@ -15,11 +15,29 @@ from harness.execute import Executor
 SHOW_CURSOR = b"\x1b[?25h\r\n"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came where there is nothing to keep."""
+
+
 @dataclass
 class Stopped:
     """The exit code that a signal asks for; 0 while none came."""
 
     code: int = 0
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that files are closed and workers ended."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 @contextmanager

@@ -290,6 +290,8 @@ class Checkpoints(Block):
 
     every_s: v.Positive = 30.0
     """Save each run so often, in seconds, > 0; a stopped study goes on from there."""
+    every_steps: v.CountOrNone = None
+    """Save each run also after every so many steps. null: by time alone."""
 
 
 class Report(Block):

@@ -21,12 +21,28 @@ from harness.samples import TrainingText
 
 # Groups of tensors in a checkpoint, by the beginning of their names.
 MODEL, BEST, MOMENTS = "model.", "best.", "moments."
-COUNTERS = ("step", "tokens", "flops", "best_step", "stale", "since_evaluation", "events", "timed_tokens", "timed_s", "spent_s")
+COUNTERS = (
+    "step",
+    "tokens",
+    "flops",
+    "best_step",
+    "stale",
+    "evaluated",
+    "since_evaluation",
+    "events",
+    "timed_tokens",
+    "timed_s",
+    "spent_s",
+)
 
 
 @dataclass
 class State:
-    """A run in motion. `points`: training points since the last evaluation. `events`: how many events of the run have been emitted."""
+    """A run in motion.
+
+    `points`: training points since the last evaluation. `evaluated`: the step of that evaluation. `events`: how many events of the run have
+    been emitted. `ended`: status and reason, once training is over and only the last scores and samples may be missing.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -38,6 +54,7 @@ class State:
     best_step: int | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     stale: int = 0
+    evaluated: int = 0
     since_evaluation: int = 0
     history: list[tuple[int, float]] = field(default_factory=list)
     points: list[tuple[int, int, float, float, float]] = field(default_factory=list)
@@ -45,6 +62,7 @@ class State:
     timed_tokens: int = 0
     timed_s: float = 0.0
     spent_s: float = 0.0
+    ended: tuple[str, str] | None = None
     training_text: TrainingText | None = None
 
     @property
@@ -78,7 +96,7 @@ def snapshot(state: State) -> Checkpoint:
         tensors |= {f"{MOMENTS}{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     facts: dict[str, Any] = {name: getattr(state, name) for name in COUNTERS}
     best = None if state.best is None else {k: v for k, v in asdict(state.best).items() if not isinstance(v, np.ndarray)}
-    facts |= {"monitor": state.monitor.to_dict(), "best": best, "history": state.history, "points": state.points}
+    facts |= {"monitor": state.monitor.to_dict(), "best": best, "history": state.history, "points": state.points, "ended": state.ended}
     return Checkpoint(state.step, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, facts)
 
 
@@ -96,6 +114,7 @@ def restore(spec: RunSpec, device: str, saved: Checkpoint) -> State:
         state.best = Evaluation(**facts["best"], text_nll=np.empty(0), text_hits=np.empty(0))
     state.history = [(step, loss) for step, loss in facts["history"]]
     state.points = [tuple(point) for point in facts["points"]]
+    state.ended = None if facts["ended"] is None else tuple(facts["ended"])
     return state
 
 

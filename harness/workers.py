@@ -1,12 +1,13 @@
 """Processes that train: each takes tasks from the driver, sends events back, and holds the corpus once.
 
-A worker never writes the record or the tracking store. It ends with its pipe, so that a killed driver leaves none behind.
+A worker never writes the record or the tracking store. It ends with its driver, however that ends, so that two never train one run.
 """
 
 import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,9 +18,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from harness import memory
 from harness.checkpoint import load_checkpoint
 from harness.data import Floor
 from harness.data.corpus import Corpus
+from harness.errors import StorageError
 from harness.runspec import RunSpec
 from harness.search import Trial, pruning
 from harness.spec import Search
@@ -28,6 +31,8 @@ from harness.spec import Search
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 LINES_OF_ERROR = 6
 PROGRESS_S = 0.5
+# prctl(2): the signal that a process gets when its parent dies.
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -42,30 +47,37 @@ class Setting:
     device: str
     threads: int
     checkpoint_every_s: float
+    checkpoint_every_steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Task:
     """Work for one worker: to `train` a batch of runs, or to `measure` what one costs.
 
-    `finished`: earlier trials, for pruning. `resume`: by run key, the step of the checkpoint to go on from.
+    `finished`: earlier trials, for pruning. `resume`: by run key, the step of the checkpoint to go on from. `micro_batches`: parts in which
+    a batch goes through the model.
     """
 
     kind: str
     specs: tuple[RunSpec, ...]
     finished: tuple[Trial, ...] = ()
     resume: Mapping[str, int] = field(default_factory=dict)
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True)
 class Message:
-    """From a worker: an `event` of a run, its `progress`, a task's `result`, or its `error` (`fields`: reason, traceback's last lines)."""
+    """From a worker: an `event` of a run, its `progress`, a task's `result`, or its `error` (`fields`: reason, traceback's last lines).
+
+    `cause` of an error, where it is known: `memory` (there is not enough), `storage` (files can't be written), `stopped` (ended by us).
+    """
 
     kind: str
     task: Task
     event: str = ""
     key: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
+    cause: str = ""
 
 
 @dataclass
@@ -73,6 +85,7 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     task: Task | None = None
+    ended_by_us: bool = False
 
 
 class Pool:
@@ -80,13 +93,14 @@ class Pool:
 
     def __init__(self, n: int, setting: Setting) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._setting = setting
+        self.setting = setting
         # Without a lock: a worker that is killed while it looks must not hold up the others.
         self._stop = self._context.RawValue(ctypes.c_bool, False)
         os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
         os.environ["OMP_NUM_THREADS"] = str(setting.threads)
         self._n = n
         self._workers: list[_Worker] = []
+        self._out_of_memory = memory.kills()
 
     @property
     def idle(self) -> int:
@@ -122,6 +136,13 @@ class Pool:
         """Ask all runs to end after their current step."""
         self._stop.value = True
 
+    def kill(self) -> None:
+        """End all workers that are at work, now: their runs go on from their last checkpoints."""
+        for worker in self._workers:
+            if worker.task is not None:
+                worker.ended_by_us = True
+                worker.process.kill()
+
     def close(self) -> None:
         """End all workers, at once if they don't end by themselves."""
         for worker in self._workers:
@@ -151,12 +172,17 @@ class Pool:
         self._workers.remove(worker)
         if task is None:
             return []
-        why = f"its process was ended by signal {-code} (out of memory?)" if code and code < 0 else f"its process ended with code {code}"
-        return [Message("error", task, fields={"reason": why})]
+        if worker.ended_by_us:
+            return [Message("error", task, fields={"reason": "did not stop in time and was ended"}, cause="stopped")]
+        if memory.kills() > self._out_of_memory:
+            self._out_of_memory = memory.kills()
+            return [Message("error", task, fields={"reason": "out of memory: the system ended its process"}, cause="memory")]
+        how = f"was ended by signal {-code}" if code and code < 0 else f"ended with code {code}"
+        return [Message("error", task, fields={"reason": f"its process {how}"})]
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(theirs, self._setting, self._stop), daemon=True)
+        process = self._context.Process(target=work, args=(theirs, self.setting, self._stop), daemon=True)
         with _signals_held():
             process.start()
         theirs.close()
@@ -178,22 +204,46 @@ def work(pipe: Connection, setting: Setting, stop: ctypes.c_bool) -> None:
     """The life of a worker: tasks in, messages out, until the pipe closes."""
     import torch
 
+    _end_with_driver()
     # Ctrl-C reaches the whole process group; the driver decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(setting.threads)
     try:
         while True:
-            task: Task = pipe.recv()
-            try:
-                _do(task, setting, stop, pipe)
-            except (EOFError, BrokenPipeError):
-                raise
-            except Exception as error:
-                lines = traceback.format_exc().strip().splitlines()[-LINES_OF_ERROR:]
-                pipe.send(Message("error", task, fields={"reason": f"{type(error).__name__}: {error}", "traceback": lines}))
+            carry_out(pipe.recv(), setting, stop, pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def carry_out(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:
+    """Do a task and say how it went; what it raises is an answer too."""
+    try:
+        _do(task, setting, stop, pipe)
+    except (EOFError, BrokenPipeError):
+        raise
+    except Exception as error:
+        lines = traceback.format_exc().strip().splitlines()[-LINES_OF_ERROR:]
+        reason = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
+        pipe.send(Message("error", task, fields={"reason": reason, "traceback": lines}, cause=cause_of(error)))
+
+
+def _end_with_driver() -> None:
+    """Have the kernel end this process with its parent; elsewhere than on Linux it ends at its next message."""
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent.pid:
+            os._exit(1)
+
+
+def cause_of(error: BaseException) -> str:
+    """Why a run raised, where the driver does something about it: `memory`, `storage`, or nothing known."""
+    if isinstance(error, StorageError):
+        return "storage"
+    told = str(error)
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told
+    return "memory" if out_of_memory else ""
 
 
 def _do(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:
@@ -208,7 +258,8 @@ def _do(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> 
 
 
 def _train(spec: RunSpec, task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:
-    from harness.train import Context, outcome_fields, train
+    from harness.context import Context, StopRun
+    from harness.train import outcome_fields, train
 
     def emit(event: str, fields: Mapping[str, Any]) -> None:
         pipe.send(Message("event", task, event, spec.key, dict(fields)))
@@ -222,6 +273,10 @@ def _train(spec: RunSpec, task: Task, setting: Setting, stop: ctypes.c_bool, pip
             fields = {"step": step, "tokens": tokens, "tokens_per_second": tokens_per_second}
             pipe.send(Message("progress", task, key=spec.key, fields=fields))
 
+    def pulse() -> None:
+        if stop.value:
+            raise StopRun
+
     is_trial = spec.stage == "search"
     folder = setting.folder / spec.key
     at_step = task.resume.get(spec.key)
@@ -232,13 +287,15 @@ def _train(spec: RunSpec, task: Task, setting: Setting, stop: ctypes.c_bool, pip
         corpus=setting.corpus,
         emit=emit,
         progress=progress,
-        stop=lambda: stop.value,
+        pulse=pulse,
         prune=pruning(setting.search, spec.steps, task.finished) if is_trial else None,
         device=setting.device,
         folder=None if is_trial else folder,
         checkpoints=folder,
         checkpoint_every_s=setting.checkpoint_every_s,
+        checkpoint_every_steps=setting.checkpoint_every_steps,
         resume=saved,
+        micro_batches=task.micro_batches,
         samples=None if is_trial else setting.samples,
         floor=setting.floor,
     )

@@ -9,7 +9,8 @@ An architecture gives
 - `forward_flops(shape, vocab_size, lengths) -> int`: matrix products of one forward pass over texts of these lengths;
 - `activations(shape, vocab_size, n_tokens) -> int`: how many values a training step keeps for its backward pass, roughly;
 - `Model(shape, vocab_size, seq_len, dropout=0.0)` with `forward(ids_BT) -> logits_BTV` and `forward_packed(packed) -> logits_NV`, the same
-  on real tokens only (`models._layers.Packed`), both causal; and, so that decoding need not repeat the whole text at every step,
-  `init_cache(batch_size, length) -> cache`, `step(ids_B, cache) -> logits_BV` and `cache.keep(rows)`.
+  on real tokens only (`models._layers.Packed`), both causal, with dropout by `models._layers.TokenDropout`; and, so that decoding need
+  not repeat the whole text at every step, `init_cache(batch_size, length) -> cache`, `step(ids_B, cache) -> logits_BV` and
+  `cache.keep(rows)`.
 Everything found here is tested by tests/test_contract_models.py.
 """

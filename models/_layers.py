@@ -3,11 +3,13 @@
 Shapes: B texts, T positions, N real tokens, H heads, D values a head.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,41 @@ def unpacked(ids_BT: Tensor) -> Packed:
     batch_size, length = ids_BT.shape
     position_N = torch.arange(length, device=ids_BT.device).repeat(batch_size)
     return Packed(ids_BT.reshape(-1), position_N, None, batch_size, length)
+
+
+class TokenDropout(nn.Module):
+    """Dropout on token rows (N, C), whose mask for a part of a batch is that part of the whole batch's mask.
+
+    The mask is drawn from torch's global generator, as nn.Dropout's is: with the generator at the same place, the parts of a batch see
+    together what the batch would see as one.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        # First token and number of tokens of the whole batch; None where a batch goes through as one.
+        self.part: tuple[int, int] | None = None
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        """Values dropped with probability p and the rest scaled by 1 / (1 - p), in training only."""
+        if not self.training or self.p == 0.0:
+            return x_NC
+        first, total = self.part or (0, len(x_NC))
+        mask = torch.empty((total, x_NC.shape[1]), dtype=x_NC.dtype, device=x_NC.device).bernoulli_(1 - self.p).div_(1 - self.p)
+        return x_NC * mask[first : first + len(x_NC)]
+
+
+@contextmanager
+def part_of_batch(model: nn.Module, first: int, total: int) -> Iterator[None]:
+    """Within the block, what goes through the model is the part of a batch of `total` tokens that begins with token `first`."""
+    layers = [module for module in model.modules() if isinstance(module, TokenDropout)]
+    for layer in layers:
+        layer.part = (first, total)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.part = None
 
 
 class _Pad(torch.autograd.Function):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models._decoder_shapes import FAMILIES, NAMED, Family, Shape, activations, explicit, forward_flops, n_params, parameters, solve
-from models._layers import Packed, pad, rotary, rotate, unpacked, unpad
+from models._layers import Packed, TokenDropout, pad, rotary, rotate, unpacked, unpad
 
 __all__ = ["FAMILIES", "NAMED", "Family", "Model", "Shape", "activations", "explicit", "forward_flops", "n_params", "parameters", "solve"]
 
@@ -123,7 +123,7 @@ class Model(nn.Module):
         self.shape, self.seq_len = shape, seq_len
         self.embedding = nn.Embedding(vocab_size, shape.d_model)
         self.positions = nn.Embedding(seq_len, shape.d_model) if shape.positions == "learned" else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = TokenDropout(dropout)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
         self.final_norm = nn.LayerNorm(shape.d_model, bias=shape.bias) if shape.final_norm else nn.Identity()
         self.head = nn.Linear(shape.d_model, vocab_size, bias=shape.bias and not shape.tied)

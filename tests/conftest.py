@@ -4,12 +4,16 @@ import fcntl
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests import toy
 from tests.faults.table import pytest_terminal_summary
 
 # Here, not beside the fault tests: where tests run side by side, only this file is read by the process that prints.
 __all__ = ["finished_study", "pytest_terminal_summary"]
+
+# As in a worker: models this small gain nothing from threads, and test processes side by side would wait for each other's.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import decoder
+from models._layers import TokenDropout
 from models.decoder import FAMILIES, NAMED, Family, Model, Shape
 from tests.packing import packed
 
@@ -96,7 +97,7 @@ def test_dropout_touches_the_summed_embedding_only_and_only_in_training() -> Non
     torch.manual_seed(0)
     ids_BT = torch.randint(0, 29, (2, 8))
     model = Model(Shape(2, 8, 2, 8, 16), 29, 16, dropout=0.5)
-    assert [name for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)] == ["dropout"]
+    assert [name for name, module in model.named_modules() if isinstance(module, TokenDropout)] == ["dropout"]
     assert not torch.equal(model(ids_BT), model(ids_BT))
     model.eval()
     assert torch.equal(model(ids_BT), model(ids_BT))

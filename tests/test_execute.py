@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 
 from harness import invocation
-from harness.execute import TRIES, Executor
+from harness.execute import Executor
 from harness.journal import Event, Journal, read
 from harness.plan import Cost, Machine, make
 from harness.record import Record
 from harness.spec import Study
 from harness.stages import Stages
+from harness.tries import TRIES
 from harness.workers import Pool
 from tests import toy
 
@@ -89,7 +90,7 @@ def test_interrupted_on_one_worker_and_finished_it_equals_the_uninterrupted_on_t
     pd.testing.assert_frame_equal(toy.results(folder), toy.results(finished_study), check_exact=True)
 
 
-def test_a_run_that_always_raises_fails_with_a_reason_and_the_others_complete(finished_study: Path, tmp_path: Path) -> None:
+def test_a_run_that_always_raises_fails_with_a_reason_and_is_retried_when_asked(finished_study: Path, tmp_path: Path) -> None:
     victim = toy.results(finished_study).query("stage == 'ladder' and lr_source == 'default' and rung == 'small'").iloc[0]
     folder = toy.planned(tmp_path / "failing", finished_study)
     (folder / "mlruns/toy/checkpoints").mkdir()
@@ -102,8 +103,15 @@ def test_a_run_that_always_raises_fails_with_a_reason_and_the_others_complete(fi
     failed_rows = frame[frame["status"] == "failed"]
     assert list(failed_rows.index) == [victim.name] and failed_rows["reason"].str.contains("FileExistsError").all()
     tries = [e for e in toy.events(folder, "run_ended") if e["key"] == victim.name]
-    assert [(e["status"], e["tries"]) for e in tries] == [("failed", n + 1) for n in range(TRIES)]
+    assert [(e["status"], e["final"]) for e in tries] == [("failed", n + 1 == TRIES) for n in range(TRIES)]
     assert "traceback" in tries[0] and "mkdir" in " ".join(tries[0]["traceback"])
+    assert "retry    python -m harness.run toy.yaml --no-track --retry failed" in failed.out
+    # The reason gone, it is still not tried behind anybody's back.
+    (folder / "mlruns/toy/checkpoints" / str(victim.name)).unlink()
+    assert toy.run(folder, "--quiet").code == 3
+    retried = toy.run(folder, "--retry", "failed")
+    assert retried.code == 0, retried.err
+    pd.testing.assert_frame_equal(toy.results(folder), toy.results(finished_study), check_exact=True)
 
 
 def test_a_changed_study_is_planned_anew_and_all_of_it_may_diverge(finished_study: Path, tmp_path: Path) -> None:
@@ -182,14 +190,6 @@ def test_a_run_whose_process_is_killed_every_time_fails(tmp_path: Path) -> None:
     record = one_run(tmp_path, Watching(kills=9))
     assert record.status_counts() == {"failed": 1}
     assert len([e for e in told(tmp_path) if e["event"] == "run_started"]) == TRIES
-
-
-def test_a_failed_run_is_tried_again_by_the_next_start(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").write_text("a file where a folder should be")
-    assert one_run(tmp_path, Watching()).status_counts() == {"failed": 1}
-    (tmp_path / "checkpoints").unlink()
-    assert one_run(tmp_path, Watching()).status_counts() == {"completed": 1}
-    assert [e["status"] for e in told(tmp_path) if e["event"] == "run_ended"] == ["failed"] * TRIES + ["completed"]
 
 
 def told(folder: Path) -> list[Event]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from harness.checkpoint import Checkpoint, load_checkpoint, load_weights, remove_checkpoints, save_checkpoint
+from harness.context import StopRun
 from harness.failpoints import VARIABLE
 from harness.record import Record
 from harness.state import snapshot, start
@@ -28,30 +29,32 @@ def whole(folder: Path, **changes: Any) -> tuple[Outcome, tiny.Events]:
 
 
 def in_parts(folder: Path, stops: list[int], **changes: Any) -> tuple[Outcome, tiny.Events]:
-    """The same run, stopped after each of these steps and put back from disk; the events that its record would hold."""
+    """The same run, stopped at these pulses, each counted from the stop before, and put back from disk; what its record would hold."""
     kept: tiny.Events = []
     saved: Checkpoint | None = None
     for stop in [*stops, None]:
-        outcome, events = tiny.run(
-            tiny.spec(**changes),
-            folder=folder,
-            checkpoints=folder,
-            samples=SAMPLES,
-            resume=saved,
-            stop=_after(stop, saved.step if saved else 0),
-        )
+        pulse = Pulse(stop)
+        context: dict[str, Any] = {"folder": folder, "checkpoints": folder, "samples": SAMPLES, "resume": saved, "pulse": pulse}
+        outcome, events = tiny.run(tiny.spec(**changes), **context)
         kept += events
         if stop is not None:
-            assert outcome.status == "interrupted"
+            assert outcome.status == "interrupted" and pulse.count == stop
             saved, damaged = load_checkpoint(folder)
-            assert saved is not None and saved.step == stop and not damaged
+            assert saved is not None and saved.step == outcome.steps and not damaged
             kept = [event for event in kept if event[1]["index"] < saved.facts["events"]]
     return outcome, kept
 
 
-def _after(stop: int | None, begun_at: int) -> Any:
-    calls = iter(range(begun_at, 10**6))
-    return lambda: stop is not None and next(calls) >= stop
+class Pulse:
+    """Stops a run when it is asked for the n-th time, whatever the run is doing then; None never does."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop, self.count = stop, 0
+
+    def __call__(self) -> None:
+        self.count += 1
+        if self.count == self.stop:
+            raise StopRun
 
 
 def same(one: Outcome, other: Outcome) -> bool:
@@ -59,9 +62,13 @@ def same(one: Outcome, other: Outcome) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("stop", range(1, tiny.STEPS))
-def test_a_run_stopped_after_any_step_ends_as_if_it_had_not(tmp_path: Path, stop: int) -> None:
-    outcome, events = whole(tmp_path / "whole")
+@pytest.mark.parametrize("place", range(24))
+def test_a_run_stopped_in_whatever_it_does_ends_as_if_it_had_not(tmp_path: Path, place: int) -> None:
+    """Between steps, in the middle of an evaluation, of sampling and of the last scores."""
+    pulse = Pulse()
+    outcome, events = tiny.run(tiny.spec(), folder=tmp_path / "whole", samples=SAMPLES, pulse=pulse)
+    # The first 12 are between the first steps; the others are spread over all that the run does.
+    stop = place + 2 if place < 12 else 14 + (place - 12) * (pulse.count - 14) // 11
     resumed, pieces = in_parts(tmp_path / "parts", [stop])
     assert same(outcome, resumed) and events == pieces
     one, other = (load_weights(tmp_path / name / "best.safetensors") for name in ("whole", "parts"))
@@ -71,13 +78,13 @@ def test_a_run_stopped_after_any_step_ends_as_if_it_had_not(tmp_path: Path, stop
 def test_a_run_stopped_many_times_with_warm_up_clipping_and_patience_is_the_same(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"warmup_steps": 3, "schedule": "cosine", "grad_clip": 0.5, "patience": 1, "evaluate_at": tuple(range(1, 13))}
     outcome, events = whole(tmp_path / "whole", **changes)
-    resumed, pieces = in_parts(tmp_path / "parts", [2, 3, 5, 8], **changes)
+    resumed, pieces = in_parts(tmp_path / "parts", [3, 4, 200, 30], **changes)
     assert same(outcome, resumed) and events == pieces
 
 
 def test_padding_counted_resumes_too(tmp_path: Path) -> None:
     outcome, events = whole(tmp_path / "whole", padding="learn")
-    resumed, pieces = in_parts(tmp_path / "parts", [5], padding="learn")
+    resumed, pieces = in_parts(tmp_path / "parts", [6], padding="learn")
     assert same(outcome, resumed) and events == pieces
 
 
@@ -127,7 +134,7 @@ def test_damage_of_any_kind_falls_back_to_the_one_before(tmp_path: Path) -> None
         elif kind == 2:
             (newest / name).unlink()
         else:
-            manifest = json.loads(pristine["manifest.json"]) | {"format": rng.choice([0, 2, "1", None])}
+            manifest = json.loads(pristine["manifest.json"]) | {"format": rng.choice([0, 1, "2", None])}
             (newest / "manifest.json").write_text(json.dumps(manifest))
         saved, damaged = load_checkpoint(tmp_path)
         # A flip inside the manifest's own text may leave its meaning alone (white space); then the newest is whole.

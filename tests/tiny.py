@@ -4,10 +4,11 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from harness.context import Context
 from harness.data.corpus import Corpus, prepare
 from harness.runspec import RunSpec
 from harness.spec import Data
-from harness.train import Context, Outcome, train
+from harness.train import Outcome, train
 
 STEPS = 12
 SHAPE = {"n_layer": 2, "d_model": 8, "n_head": 2, "d_head": 8, "d_ff": 16}
