@@ -28,6 +28,12 @@ class PreflightError(HarnessError):
     exit_code = 5
 
 
+class StorageError(HarnessError):
+    """The disk refused what was asked of it while a study ran: full, gone, read-only, broken. What was recorded before is kept."""
+
+    exit_code = 5
+
+
 class DamageError(HarnessError):
     """The record or the data on disk is not what was written."""
 
