@@ -29,7 +29,7 @@ class PreflightError(HarnessError):
 
 
 class StorageError(HarnessError):
-    """What a study writes can't be written any more: a full disk, a folder that is gone; what the record holds is kept."""
+    """The disk refused what was asked of it while a study ran: full, gone, read-only, broken. What was recorded before is kept."""
 
     exit_code = 5
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
-from harness.checkpoint import load_checkpoint, remove_checkpoints
+from harness.checkpoint import find_checkpoint, remove_checkpoints
 from harness.errors import StorageError
 from harness.journal import Event, Journal
 from harness.record import Record
@@ -151,10 +151,9 @@ class Executor:
             facts["micro_batches"] = self._tries.parts_of(spec)
         # A checkpoint counts only if the record has every event that came before it.
         known = self.record.events.get(key, 0) if key in self.record.started else -1
-        saved, damaged = load_checkpoint(self.checkpoints / key, lambda checkpoint: checkpoint.facts["events"] <= known)
-        for sentence in damaged:
-            back = f"going on from step {saved.step:,}" if saved else "training the run from its start"
-            self.watch.say(f"{spec.name}: {sentence}: {back}")
+        saved, damaged = find_checkpoint(self.checkpoints / key, lambda checkpoint: checkpoint.facts["events"] <= known)
+        for one in damaged:
+            self.watch.say(one.sentence(spec.name, saved.step if saved else 0))
         if saved is None:
             remove_checkpoints(self.checkpoints / key)
             self.note("run_started", key=key, **facts)

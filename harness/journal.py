@@ -1,67 +1,105 @@
 """The record of a study: append-only, one checksummed line an event.
 
 A line is eight hex digits of CRC-32, a space, and a JSON object with at least `n` (line number from 0), `time` (Unix seconds) and
-`event` (its kind). A last line that a crash cut short is dropped on opening; damage anywhere else is refused by number.
+`event` (its kind); the first has `format` too. A last line that a crash cut short is dropped on opening; damage anywhere else is refused by
+number.
 """
 
 import json
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import time
 from typing import Any, BinaryIO
 
-from harness.durable import sync_folder
-from harness.errors import DamageError
+from harness.durable import explained, sync_folder
+from harness.errors import DamageError, LockedError, StorageError
 from harness.failpoints import failpoint
 
 Event = dict[str, Any]
+# What this version writes; it reads no later one. New kinds of events and new fields of old ones don't change it: readers pass over them.
+FORMAT = 1
 # Kinds after which the record must survive a power cut; the others may be lost with the run that they belong to.
 DURABLE = frozenset({"plan", "invocation", "run_started", "run_resumed", "run_ended", "lr_chosen", "invocation_ended"})
 
 
 class Journal:
-    """Appends events to a record; the only writer of it. Opening recovers a torn last line."""
+    """Appends events to a record; the only writer of it. Opening recovers a torn last line.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    Args:
+        guard: called before every write; it raises where this process may not write any more.
+    """
+
+    def __init__(self, path: Path, guard: Callable[[], None] = lambda: None) -> None:
         self.path = path
-        self._n, self.recovered_bytes = _drop_torn_tail(path)
-        # Unbuffered: a line that `append` returned from is in the kernel, so that killing this process can't lose it.
-        self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._guard, self._is_whole = guard, True
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._n, self.recovered_bytes = _drop_torn_tail(path)
+            # Unbuffered: a line that `append` returned from is in the kernel, so that killing this process can't lose it.
+            self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115
+            self._end = os.fstat(self._file.fileno()).st_size
         sync_folder(path.parent)
 
     def append(self, event: str, **fields: Any) -> Event:
-        """Write one event and return it as it will be read back."""
+        """Write one event and return it as it will be read back.
+
+        Raises:
+            StorageError: it can't be written; the lines before it stay whole. LockedError: another process has written to the record.
+        """
         assert not {"n", "time"} & fields.keys()
-        record: Event = {"n": self._n, "time": round(time(), 3), "event": event} | plain(fields)
-        failpoint("journal.write")
-        self._write(encode(record))
-        failpoint("journal.written")
-        if event in DURABLE:
-            failpoint("journal.sync")
-            os.fsync(self._file.fileno())
-            failpoint("journal.synced")
+        self._check()
+        record: Event = {"n": self._n, "time": round(time(), 3), "event": event} | first(self._n) | plain(fields)
+        line = encode(record)
+        with explained(self.path):
+            failpoint("journal.write")
+            self._write(line)
+            # The line is in the file, durable or not: if what follows fails, another under the same number would be damage.
+            self._is_whole = False
+            failpoint("journal.written")
+            if event in DURABLE:
+                failpoint("journal.sync")
+                os.fsync(self._file.fileno())
+                failpoint("journal.synced")
+            self._is_whole = True
         self._n += 1
+        self._end += len(line)
         return record
+
+    def _check(self) -> None:
+        """Whether the record is still this process's to write, and what it wrote is there."""
+        self._guard()
+        if not self._is_whole:
+            raise StorageError(f"{self.path} could not be written before, so nothing more is. Give the same command again to go on.")
+        status = os.fstat(self._file.fileno())
+        if not status.st_nlink:
+            way_out = "Nothing more is written; put it back from a copy, or give the same command again to start anew."
+            raise StorageError(f"{self.path} was removed while the study ran. {way_out}")
+        if status.st_size != self._end:
+            raise LockedError(f"another process has written to {self.path}: this one stops. Watch it: {_command('status', self.path)}")
 
     def _write(self, line: bytes) -> None:
         # A disk that fills up takes a part of a line; what follows it must not make that part damage in the middle.
-        start = os.fstat(self._file.fileno()).st_size
         rest = memoryview(line)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            self._file.truncate(start)
+            self._is_whole = False
+            self._file.truncate(self._end)
+            self._is_whole = True
             raise
 
     def close(self) -> None:
-        """Make everything durable and let go of the file."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Make everything durable, unless that has failed before, and let go of the file."""
+        try:
+            if self._is_whole:
+                with explained(self.path):
+                    os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
 
 
 def read(path: Path) -> Iterator[Event]:
@@ -73,28 +111,35 @@ def read(path: Path) -> Iterator[Event]:
 def read_from(path: Path, offset: int, line: int) -> Iterator[tuple[Event, int]]:
     """The events from a byte offset on (where line number `line` starts), each with the offset behind it.
 
-    A last line that is cut short, or that a power cut left with another content, ends them.
+    A last line that is cut short, or that a power cut left with zeros inside, ends them.
 
     Raises:
-        DamageError: a whole line that fails its checksum, or is out of order.
+        DamageError: a whole line that fails its checksum, or is out of order; a record of a later version.
     """
     if not path.exists():
         return
-    with open(path, "rb") as file:
+    with explained(path, "read"), open(path, "rb") as file:
         file.seek(offset)
         for raw in file:
             event = decode(raw)
-            if event is None and not file.peek(1):
+            if event is None and not file.peek(1) and is_torn(raw):
                 return
-            if event is None or event.get("n") != line:
+            if event is None or event["n"] != line:
                 raise DamageError(
                     f"{path}:{line + 1}: this line of the record is damaged (checksum or number is wrong). "
-                    "Nothing was changed; restore the file from a copy, or keep what is whole: "
-                    f"python -m harness repair {path.parent.name}"
+                    f"Nothing was changed; restore the file from a copy, or keep what is whole: {_command('repair', path)}"
                 )
+            if event.get("format", FORMAT) > FORMAT:
+                later = f"this record has format {event['format']}, and this version of the harness reads {FORMAT}"
+                raise DamageError(f"{path}:{line + 1}: {later}. Nothing was changed; go on with the version that wrote it.")
             offset += len(raw)
             line += 1
             yield event, offset
+
+
+def first(n: int) -> Event:
+    """What the first line has beside its event: by which rules this record is written."""
+    return {} if n else {"format": FORMAT}
 
 
 def encode(event: Event) -> bytes:
@@ -108,8 +153,16 @@ def decode(raw: bytes) -> Event | None:
     checksum, _, payload = raw.removesuffix(b"\n").partition(b" ")
     if not raw.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(payload):
         return None
-    event = json.loads(payload.decode("utf-8", "surrogatepass"))
-    return event if isinstance(event, dict) else None
+    try:
+        event = json.loads(payload.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and {"n", "time", "event"} <= event.keys() else None
+
+
+def is_torn(last: bytes) -> bool:
+    """Whether a crash may have left this last line: it has no end, or zeros where a power cut kept the length but not the content."""
+    return not last.endswith(b"\n") or b"\0" in last
 
 
 def plain(value: Any) -> Any:
@@ -136,3 +189,7 @@ def _drop_torn_tail(path: Path) -> tuple[int, int]:
             file.truncate(keep)
             os.fsync(file.fileno())
     return lines, dropped
+
+
+def _command(verb: str, path: Path) -> str:
+    return f"python -m harness {verb} {path.parent.name}"

@@ -45,9 +45,9 @@ class Record:
         return record
 
     def add(self, event: Event) -> None:
-        """Take in one event."""
+        """Take in one event; a kind that this version doesn't know is passed over."""
         self.last_time = event["time"]
-        if "index" in event:
+        if "index" in event and "key" in event:
             self.events[event["key"]] = event["index"] + 1
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is not None:
@@ -116,4 +116,6 @@ class Record:
         self.invocations[event["id"]] = dict(event)
 
     def _on_invocation_ended(self, event: Event) -> None:
-        self.invocations[event["id"]] |= {k: event[k] for k in ("seconds", "exit_code", "completed")}
+        # Its beginning may have been on a damaged line.
+        if event["id"] in self.invocations:
+            self.invocations[event["id"]] |= {k: event[k] for k in ("seconds", "exit_code", "completed")}

@@ -1,16 +1,19 @@
 """A record with damage in the middle: set the damaged lines aside, keep the rest, and void the runs that lost a part of their story.
 
-The damaged record itself is kept under another name. A run that is void is trained again by the next start; nothing else is.
+The damaged record itself is kept under another name. A run that is void is trained again by the next start; nothing else is. Every line
+carries its number, so that lines that were swapped, doubled or joined from copies of one record find their places again.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from time import time
 
 from harness import durable
-from harness.journal import Event, decode, encode
+from harness.errors import DamageError
+from harness.journal import FORMAT, Event, decode, encode, first, is_torn
 from harness.record import ENDED
 
 
@@ -24,43 +27,92 @@ class Repair:
 
 
 def repair(path: Path) -> Repair:
-    """Repair a record in place; one that is whole is left alone. The study must not be running."""
-    lines = path.read_bytes().splitlines(keepends=True)
-    events = [decode(line) if line.endswith(b"\n") else None for line in lines]
-    damaged = tuple(n for n, event in enumerate(events, start=1) if event is None)
-    whole = [event for event in events if event is not None]
-    if not damaged and all(event["n"] == n for n, event in enumerate(whole)):
+    """Repair a record in place; one that is whole, but for a torn last line, is left alone. The study must not be running.
+
+    Raises:
+        DamageError: nothing of it can be kept, or a later version wrote it. StorageError: it can't be read or written.
+    """
+    with durable.explained(path, "read"):
+        lines = path.read_bytes().split(b"\n")
+    # What comes behind the last end of a line is a torn line, or nothing.
+    lines = [line + b"\n" for line in lines[:-1]] + [line for line in lines[-1:] if line]
+    events = [decode(line) for line in lines]
+    if _is_whole(lines, events):
         return Repair((), (), None)
-    void = tuple(sorted(_incomplete(whole)))
-    whole += [{"n": 0, "time": round(time(), 3), "event": "run_voided", "key": key, "reason": "its record was damaged"} for key in void]
-    original = path.with_name(f"{path.stem}.damaged-{int(time())}.jsonl")
-    os.link(path, original)
-    durable.replace(path, b"".join(encode(event | {"n": n}) for n, event in enumerate(whole)), "repair")
+    # A program that turned the ends of lines into those of another system changed every line, and nothing in them.
+    events = [event or decode(line.removesuffix(b"\r\n") + b"\n") for line, event in zip(lines, events, strict=True)]
+    kept, damaged = _in_order(events)
+    if not kept or kept[0].get("format", FORMAT) > FORMAT:
+        raise DamageError(f"{path}: no line of it can be read by this version of the harness. Nothing was changed; restore it from a copy.")
+    void = tuple(sorted(_incomplete(kept)))
+    kept += [{"time": round(time(), 3), "event": "run_voided", "key": key, "reason": "its record was damaged"} for key in void]
+    original = _keep(path)
+    durable.replace(path, b"".join(encode(event | first(n) | {"n": n}) for n, event in enumerate(kept)), "repair")
     return Repair(damaged, void, original)
 
 
-def _incomplete(events: list[Event]) -> Iterator[str]:
-    """Runs that ended, but some of whose numbered events, or whose start, are missing."""
+def _is_whole(lines: Sequence[bytes], events: Sequence[Event | None]) -> bool:
+    last = len(lines) - 1
+    whole = (event is not None and event["n"] == n for n, event in enumerate(events[:last]))
+    return all(whole) and (not lines or is_torn(lines[last]) or (events[last] or {"n": -1})["n"] == last)
+
+
+def _in_order(events: Sequence[Event | None]) -> tuple[list[Event], tuple[int, ...]]:
+    """Events by their own numbers, each once, and the numbers (from 1) of the lines that are left out because they can't be kept."""
+    kept: dict[int, Event] = {}
+    damaged = []
+    for line, event in enumerate(events, start=1):
+        # Of two events of one number the first in the file counts; the second has a meaning in another record only.
+        if event is None or not isinstance(event["n"], int) or kept.setdefault(event["n"], event) != event:
+            damaged.append(line)
+    return [kept[n] for n in sorted(kept)], tuple(damaged)
+
+
+def _keep(path: Path) -> Path:
+    """A second name for the damaged record, that of an earlier repair that was cut off if there was one."""
+    for number in count(1):
+        original = path.with_name(f"{path.stem}.damaged-{number}.jsonl")
+        if original.exists() and original.samefile(path):
+            return original
+        if not original.exists():
+            break
+    with durable.explained(original):
+        try:
+            os.link(path, original)
+        except OSError:
+            # Some file systems have no second names.
+            durable.replace(original, path.read_bytes(), "repair")
+    durable.sync_folder(path.parent)
+    return original
+
+
+def _incomplete(events: Sequence[Event]) -> Iterator[str]:
+    """Runs some of whose numbered events, or whose start, are missing; whether they ended or would go on from a checkpoint."""
     expected: dict[str, int | None] = {}
-    gaps: set[str] = set()
-    ended: set[str] = set()
+    # By run, the first of its events that is missing.
+    gaps: dict[str, int] = {}
     for event in events:
         key = event.get("key", "")
         if event["event"] == "run_started":
             expected[key] = 0
-            gaps.discard(key)
-            ended.discard(key)
+            gaps.pop(key, None)
         elif event["event"] == "run_resumed":
-            if (expected.get(key) or 0) < event["events"]:
-                gaps.add(key)
+            known = expected.get(key) or 0
+            # What is missing behind the checkpoint comes again.
+            if event["events"] <= gaps.get(key, known):
+                gaps.pop(key, None)
+            else:
+                gaps.setdefault(key, known)
             expected[key] = event["events"]
-            ended.discard(key)
+        elif event["event"] == "run_voided":
+            expected.pop(key, None)
+            gaps.pop(key, None)
         elif "index" in event:
             if expected.get(key) != event["index"]:
-                gaps.add(key)
+                gaps.setdefault(key, expected.get(key) or 0)
             expected[key] = event["index"] + 1
-        elif event["event"] == "run_ended" and event["status"] in ENDED:
-            ended.add(key)
-            if key not in expected or expected[key] != event.get("events", expected[key]):
-                gaps.add(key)
-    yield from gaps & ended
+        elif event["event"] == "run_ended" and event["status"] in ENDED and expected.get(key) is None:
+            gaps.setdefault(key, 0)
+        elif event["event"] == "run_ended" and event["status"] in ENDED and expected[key] != event.get("events", expected[key]):
+            gaps.setdefault(key, expected[key] or 0)
+    yield from gaps

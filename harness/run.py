@@ -18,6 +18,7 @@ from harness.errors import HarnessError
 from harness.execute import Executor
 from harness.invocation import Prepared
 from harness.journal import Journal, read
+from harness.lease import Held
 from harness.plan import Machine, Plan
 from harness.record import Record
 from harness.results import Results, from_record, write_csv
@@ -96,8 +97,8 @@ def run(options: argparse.Namespace) -> int:
     machine = invocation.machine_for(study, options.device, options.workers or invocation.MAX_WORKERS)
     if options.plan:
         return _show_plan(options, prepared, machine, console)
-    with lease.held(ROOT / study.study):
-        return _carry_out(options, prepared, machine, console, only)
+    with lease.held(ROOT / study.study) as held:
+        return _carry_out(options, prepared, machine, console, only, held)
 
 
 def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine, console: Console) -> int:
@@ -123,11 +124,11 @@ def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine
     return errors.DONE
 
 
-def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine, console: Console, only: Sequence[str]) -> int:
+def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine, console: Console, only: Sequence[str], held: Held) -> int:
     """Plan or resume, train what is missing, and leave results, tracking and report behind."""
     started, free_memory = monotonic(), memory.available_bytes()
     folder = ROOT / prepared.study.study
-    journal = Journal(folder / invocation.JOURNAL)
+    journal = Journal(folder / invocation.JOURNAL, held.check)
     record = Record.of(read(journal.path))
     recorded = None if options.replan else invocation.recorded_plan(record, prepared)
     machine = machine if recorded is None else invocation.as_planned(machine, recorded)

@@ -1,7 +1,9 @@
 """The record on disk: what is appended comes back, a torn tail is recovered, and damage is named and never made worse."""
 
+import errno
 import json
 import math
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from harness.errors import DamageError
-from harness.journal import Journal, encode, read, read_from
+from harness import failpoints
+from harness.errors import DamageError, LockedError, StorageError
+from harness.journal import FORMAT, Journal, encode, read, read_from
+from harness.record import Record
 
 VALUES: list[Any] = [
     "",
@@ -95,6 +99,17 @@ def test_a_last_line_that_a_power_cut_left_with_zeros_inside_is_dropped(tmp_path
     journal.close()
 
 
+def test_damage_to_the_last_line_is_not_taken_for_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    events = written(path)
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 0x01
+    path.write_bytes(data)
+    with pytest.raises(DamageError, match=rf"j:{len(events)}: "):
+        Journal(path)
+    assert path.read_bytes() == data
+
+
 @pytest.mark.parametrize("tail", [b"", b'0badc0de {"n":'], ids=["whole", "torn"])
 @pytest.mark.parametrize("line", [0, 1, 5, 9])
 def test_a_flipped_bit_is_refused_by_its_line_and_nothing_changes_on_disk(tmp_path: Path, line: int, tail: bytes) -> None:
@@ -172,7 +187,7 @@ def test_a_full_disk_leaves_whole_lines_and_the_record_can_go_on(tmp_path: Path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, limits[1]))
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(StorageError, match=r"a limit on the size of files is reached: .*j could not be written"):
             journal.append("points", text="x" * 500)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -182,6 +197,98 @@ def test_a_full_disk_leaves_whole_lines_and_the_record_can_go_on(tmp_path: Path)
     journal.close()
     assert list(read(path)) == [*events, new]
     assert new["n"] == len(events)
+
+
+@pytest.mark.parametrize(
+    "place, goes_on", [("journal.write", True), ("journal.written", False), ("journal.sync", False), ("journal.synced", False)]
+)
+def test_a_disk_that_fills_up_at_any_moment_leaves_a_whole_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, goes_on: bool
+) -> None:
+    """Behind a line that may not be durable nothing is written by this process: its number is taken."""
+    journal = Journal(tmp_path / "j")
+    journal.append("plan")
+    with monkeypatch.context() as full:
+        full.setenv(failpoints.VARIABLE, f"{place}:1:full")
+        with pytest.raises(StorageError, match=r"the disk is full: .*j could not be written"):
+            journal.append("run_ended", key="a")
+    if goes_on:
+        journal.append("run_ended", key="b")
+    else:
+        with pytest.raises(StorageError, match="could not be written before"):
+            journal.append("run_ended", key="b")
+    journal.close()
+    assert [event.get("key") for event in read(tmp_path / "j")] == [None, "b" if goes_on else "a"]
+    again = Journal(tmp_path / "j")
+    assert again.append("points")["n"] == 2
+    again.close()
+
+
+def test_an_fsync_that_failed_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "j")
+    calls = []
+
+    def fails(descriptor: int) -> None:
+        calls.append(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(StorageError, match="the disk reports an error"):
+        journal.append("plan")
+    with pytest.raises(StorageError, match="could not be written before"):
+        journal.append("plan")
+    journal.close()
+    assert len(calls) == 1
+
+
+def test_a_record_that_somebody_else_wrote_to_or_removed_is_let_go(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append("plan")
+    other = Journal(tmp_path / "j")
+    other.append("points")
+    other.close()
+    before = (tmp_path / "j").read_bytes()
+    with pytest.raises(LockedError, match=r"another process has written to .*j: this one stops"):
+        journal.append("points")
+    assert (tmp_path / "j").read_bytes() == before
+    (tmp_path / "j").unlink()
+    with pytest.raises(StorageError, match="was removed while the study ran"):
+        journal.append("points")
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_when_the_guard_says_no(tmp_path: Path) -> None:
+    def guard() -> None:
+        raise LockedError("taken over")
+
+    journal = Journal(tmp_path / "j", guard)
+    with pytest.raises(LockedError):
+        journal.append("points")
+    journal.close()
+    assert (tmp_path / "j").read_bytes() == b""
+
+
+def test_a_record_of_a_later_version_is_refused_as_such_and_what_it_adds_to_this_one_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    journal = Journal(path)
+    first = journal.append("plan", study={}, plan={}, data={}, colour="new")
+    known = [first, journal.append("run_started", key="k")]
+    journal.append("dreamt", of="sheep")
+    journal.append("dreamt", index=3)
+    journal.close()
+    assert first["format"] == FORMAT and [event["event"] for event in read(path)][2:] == ["dreamt", "dreamt"]
+    assert Record.of(read(path)).started == Record.of(known).started
+    path.write_bytes(encode(first | {"format": FORMAT + 1}))
+    with pytest.raises(DamageError, match=f"j:1: this record has format {FORMAT + 1}, .* the version that wrote it"):
+        Journal(path)
+
+
+def test_a_folder_in_place_of_the_record_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "j").mkdir()
+    for use in (Journal, lambda path: list(read(path))):
+        with pytest.raises(StorageError, match=r"a folder is in its place: .*j could not be"):
+            use(tmp_path / "j")
 
 
 def test_reopening_goes_on_with_the_numbers(tmp_path: Path) -> None:
