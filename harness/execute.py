@@ -15,11 +15,14 @@ from harness.journal import Event, Journal
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.stages import Ended, Group, Lane, RateChoice, Stages
+from harness.text import censored
 from harness.workers import Message, Pool, Task, batches
 
 # How many times a run that fails is tried in one invocation.
 TRIES = 2
 POLL_S = 0.5
+# Events that hold numbers and what a model wrote, as it was written; in all others no secret is kept.
+VERBATIM = frozenset({"points", "evaluation", "samples"})
 # Labels of a run that are facts of this study rather than of the training itself.
 LABELS = ("stage", "rung", "family", "lr_source", "lr_status")
 
@@ -85,7 +88,7 @@ class Executor:
 
     def note(self, kind: str, **fields: Any) -> Event:
         """Write an event, fold it in, and show it."""
-        event = self.journal.append(kind, **fields)
+        event = self.journal.append(kind, **(fields if kind in VERBATIM else censored(fields)))
         self.record.add(event)
         self.watch.event(event)
         return event

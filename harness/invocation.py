@@ -22,6 +22,7 @@ from harness.plan import COSMETIC, Cost, DataSize, Machine, Plan, make, study_di
 from harness.record import Record
 from harness.spec import Device, Study
 from harness.stages import Stages
+from harness.text import censored
 from harness.workers import Pool, Setting, Task
 
 # Training texts whose lengths stand for all in exact FLOPs of a plan.
@@ -187,7 +188,7 @@ def changes(record: Record, study: Study) -> list[str]:
     """What a study file says otherwise than the recorded one, as `key: old -> new`."""
     if not record.study:
         return []
-    old, new = _flat(record.study), _flat(study.model_dump(mode="json"))
+    old, new = _flat(record.study), _flat(censored(study.model_dump(mode="json")))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key.split(".")[0] not in COSMETIC]
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in changed]
 

@@ -11,6 +11,7 @@ from time import monotonic
 
 import harness
 from harness import environment, errors, invocation, lease, spec, terminal, tracking
+from harness.confine import confined
 from harness.console import Console
 from harness.errors import HarnessError
 from harness.execute import Executor
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; what the record holds is kept", file=sys.stderr)
         return errors.INTERRUPTED
     except Exception:
-        traceback.print_exc()
+        print(environment.without_secrets(traceback.format_exc()), file=sys.stderr)
         print("This is a bug of the harness, not of your study; the record up to here is kept.", file=sys.stderr)
         return errors.BUG
 
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
     machine = invocation.machine_for(study, options.device)
     if options.plan:
         return _show_plan(options, prepared, machine, console)
+    confined(ROOT / study.study)
     with lease.held(ROOT / study.study):
         return _carry_out(options, prepared, machine, console, only)
 
