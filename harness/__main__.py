@@ -9,6 +9,7 @@ from pathlib import Path
 
 import harness
 from harness import environment, errors, lease, plugins, terminal, tracking
+from harness.confine import confined
 from harness.console import Console
 from harness.errors import HarnessError, StudyError
 from harness.invocation import JOURNAL
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return errors.INTERRUPTED
     except Exception:
-        traceback.print_exc()
+        print(environment.without_secrets(traceback.format_exc()), file=sys.stderr)
         print("This is a bug of the harness, not of your study.", file=sys.stderr)
         return errors.BUG
     return errors.DONE
@@ -83,6 +84,7 @@ def study_folder(study: str) -> Path:
         known = sorted(path.parent.name for path in ROOT.glob(f"*/{JOURNAL}"))
         there = f"There are: {', '.join(known)}." if known else "Nothing has been run here yet."
         raise StudyError(f"no study {study!r} under {ROOT}/.{plugins.nearest(study, known)} {there}")
+    confined(folder)
     return folder
 
 

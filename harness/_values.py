@@ -14,10 +14,19 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from harness import plugins
 
 MOST = 10**15
+# Far above what any study needs, and far below what would fill a machine before anything is trained.
+MOST_ITEMS = 100
+MOST_SEEDS = MOST_TRIALS = 1_000
+MOST_EVALUATIONS = 10_000
+MOST_SAMPLES = 10_000
+MOST_LAYERS = 1_000
+MOST_LONG = 10**6
+MOST_EPOCHS = 1e9
+MOST_WIRE_TEXTS = 10**7
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kmb]?)", re.IGNORECASE)
 _DURATION = re.compile(r"(?=.)(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,6})s)?")
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
 
 def shown(value: object) -> str:
@@ -48,16 +57,16 @@ def duration_seconds(text: str) -> float:
     return float(seconds)
 
 
-def _whole(low: int, or_null: bool = False) -> BeforeValidator:
-    """Whole numbers from `low`; a float without a fraction (1e6) is one, `true` is not."""
+def _whole(low: int, or_null: bool = False, most: int = MOST) -> BeforeValidator:
+    """Whole numbers from `low` to `most`; a float without a fraction (1e6) is one, `true` is not."""
 
     def check(value: object) -> object:
         if value is None and or_null:
             return None
         if isinstance(value, float) and value.is_integer() and abs(value) <= MOST:
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST:
-            limit = f" and <= {MOST:.0e}" if isinstance(value, int) and value > MOST else ""
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= most:
+            limit = f" and <= {most:,}" if isinstance(value, int) and value > most else ""
             raise ValueError(f"must be a whole number >= {low}{limit}{' or null' if or_null else ''}, not {shown(value)}")
         return value
 
@@ -95,8 +104,8 @@ def _share(or_none: bool = False) -> BeforeValidator:
 
 
 def _evaluations(value: object) -> object:
-    if value != "every_epoch" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**6):
-        raise ValueError(f"must be a whole number >= 1 or every_epoch, not {shown(value)}")
+    if value != "every_epoch" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_EVALUATIONS):
+        raise ValueError(f"must be a whole number from 1 to {MOST_EVALUATIONS:,} or every_epoch, not {shown(value)}")
     return value
 
 
@@ -130,7 +139,7 @@ def _duration(value: object) -> object:
 
 def _safe_name(value: object) -> object:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise ValueError(f"must be a name of at most 64 letters, digits, _ - and . (not first), not {shown(value)}")
+        raise ValueError(f"must be a name of at most 64 letters, digits, _ - and . (the first no - or .), not {shown(value)}")
     return value
 
 
@@ -153,6 +162,9 @@ def unique(what: str, name: Callable[[Any], str] = str) -> AfterValidator:
     return AfterValidator(check)
 
 
+SOME = Field(max_length=MOST_ITEMS)
+
+
 def plugin(package: str, what: str) -> AfterValidator:
     """The name of a plug-in: a file of that name in the package."""
 
@@ -173,7 +185,16 @@ def kind_of(value: object) -> str:
 Count = Annotated[int, Field(ge=1), _whole(1)]
 CountOrNone = Annotated[Annotated[int, Field(ge=1)] | None, _whole(1, or_null=True)]
 CountOrZero = Annotated[int, Field(ge=0), _whole(0)]
-SeqLen = Annotated[int, Field(ge=3), _whole(3)]
+SeqLen = Annotated[int, Field(ge=3, le=MOST_LONG), _whole(3, most=MOST_LONG)]
+BatchSize = Annotated[int, Field(ge=1, le=MOST_LONG), _whole(1, most=MOST_LONG)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS), _whole(1, most=MOST_LAYERS)]
+Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS), _whole(1, most=MOST_SEEDS)]
+Trials = Annotated[int, Field(ge=0, le=MOST_TRIALS), _whole(0, most=MOST_TRIALS)]
+TrialBatch = Annotated[int, Field(ge=1, le=MOST_TRIALS), _whole(1, most=MOST_TRIALS)]
+SampleCount = Annotated[int, Field(ge=0, le=MOST_SAMPLES), _whole(0, most=MOST_SAMPLES)]
+EpochsOrNone = Annotated[
+    Annotated[float, Field(gt=0, le=MOST_EPOCHS)] | None, _real("a number > 0 and <= 1e9", lambda x: 0 < x <= MOST_EPOCHS, or_null=True)
+]
 Positive = Annotated[float, Field(gt=0), _real("a number > 0", lambda x: x > 0)]
 PositiveOrNone = Annotated[Annotated[float, Field(gt=0)] | None, _real("a number > 0", lambda x: x > 0, or_null=True)]
 ZeroOrMore = Annotated[float, Field(ge=0), _real("a number >= 0", lambda x: x >= 0)]

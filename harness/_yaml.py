@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
 MAX_DEPTH = 20
 MAX_ALIASES = 50
 MAX_NODES = 10_000

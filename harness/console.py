@@ -20,6 +20,7 @@ from harness.journal import Event
 from harness.plan import Plan, duration
 from harness.record import Record
 from harness.runspec import short_rate
+from harness.text import presentable
 
 # Fields of an event that say most, in the order in which a line shows them.
 LINE_FIELDS = {
@@ -107,7 +108,7 @@ class Console:
     def say(self, text: str) -> None:
         """A sentence for people, above the live table."""
         if not self.quiet:
-            self.rich.print(Text(self._wrapped(text)))
+            self.rich.print(Text(self._wrapped(presentable(text))))
 
     def _wrapped(self, text: str) -> str:
         """On a terminal, lines that go on are set in."""
@@ -119,7 +120,7 @@ class Console:
     def warn(self, text: str) -> None:
         """A warning; shown even when quiet."""
         rich = self.rich if self._live is not None else Rich(stderr=True, highlight=False, soft_wrap=True)
-        rich.print(Text(f"warning: {text}"))
+        rich.print(Text(f"warning: {presentable(text)}"))
 
     def event(self, event: Event) -> None:
         """Take in one event of the record."""

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from typing import Any
 import harness
 from harness.errors import PreflightError
 from harness.plan import Machine
+from harness.text import without_secrets as without_secrets
 from harness.workers import worker_count
 
 PACKAGES = ("torch", "numpy", "optuna", "mlflow", "pandas", "scipy")
-_SECRET = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 def machine(device: str, precision: str, most_workers: int) -> Machine:
@@ -87,11 +86,6 @@ def python() -> str:
         return str(Path(sys.executable).relative_to(Path.cwd()))
     except ValueError:
         return "python"
-
-
-def without_secrets(text: str) -> str:
-    """A text with the user and password of addresses left out."""
-    return _SECRET.sub("***@", text)
 
 
 def now() -> str:

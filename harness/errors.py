@@ -3,11 +3,17 @@
 Programmers' mistakes are `assert` or a plain exception, and end with exit code 70.
 """
 
+from harness.text import presentable
+
 
 class HarnessError(Exception):
     """An error that a user can act on; its text says where, what, why and what to do."""
 
     exit_code = 70
+
+    def __init__(self, text: str) -> None:
+        """Names of files, keys and columns may hold anything: what would act on a terminal is shown instead, secrets are left out."""
+        super().__init__(presentable(text))
 
 
 class StudyError(HarnessError):

@@ -16,12 +16,15 @@ from harness.journal import Event, Journal
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.stages import Ended, Group, Lane, RateChoice, Stages
+from harness.text import censored
 from harness.tries import Tries
 from harness.workers import Message, Pool, Task, batches
 
 POLL_S = 0.5
 # How long runs have to come to a place where they can stop; then they are ended, and go on from their last checkpoints.
 STOP_S = 6.0
+# Events that hold numbers and what a model wrote, as it was written; in all others no secret is kept.
+VERBATIM = frozenset({"points", "evaluation", "samples"})
 # Labels of a run that are facts of this study rather than of the training itself.
 LABELS = ("stage", "rung", "family", "lr_source", "lr_status")
 
@@ -101,7 +104,7 @@ class Executor:
 
     def note(self, kind: str, **fields: Any) -> Event:
         """Write an event, fold it in, and show it."""
-        event = self.journal.append(kind, **fields)
+        event = self.journal.append(kind, **(fields if kind in VERBATIM else censored(fields)))
         self.record.add(event)
         self.watch.event(event)
         return event

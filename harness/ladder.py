@@ -9,6 +9,9 @@ from harness import accounting, plugins
 from harness.errors import StudyError
 from harness.spec import ModelSpec, Shape, parse_count
 
+# A shape that nobody means: refused before anything of its size is built.
+MOST_PARAMS = 10**11
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -36,14 +39,20 @@ def resolve(model: ModelSpec, vocab_size: int, seq_len: int) -> list[Rung]:
         name = given if isinstance(given, str) else given.name
         try:
             shape, target = _shape(arch, given, family_name, family, vocab_size, seq_len)
+            counts = accounting.counts(model.arch, shape, vocab_size, seq_len)
+            _refuse_absurd(counts.n_params)
         except ValueError as error:
             raise StudyError(f"model.rungs: {name}: {error}. Nothing was run.") from None
-        counts = accounting.counts(model.arch, shape, vocab_size, seq_len)
         twin = next((rung.name for rung in rungs if rung.shape == shape), None)
         if twin is not None:
             raise StudyError(f"model.rungs: {name} and {twin} are the same shape; leave one of them out. Nothing was run.")
         rungs.append(Rung(name, family_name, model.arch, shape, counts, target))
     return rungs
+
+
+def _refuse_absurd(n_params: int) -> None:
+    if n_params > MOST_PARAMS:
+        raise ValueError(f"{n_params:,} parameters are more than any study here can train (at most {MOST_PARAMS:,})")
 
 
 def _family(arch: ModuleType, model: ModelSpec) -> tuple[str, dict[str, Any]]:
@@ -79,4 +88,5 @@ def _shape(
         known = list(arch.NAMED)
         close = plugins.nearest(given, known)
         raise ValueError(f"neither a number of parameters such as 500k nor a named shape.{close} Named: {', '.join(known)}") from None
+    _refuse_absurd(target)
     return asdict(arch.solve(target, vocab_size, seq_len, **family)), target

@@ -8,9 +8,11 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 from harness import accounting
+from harness._values import MOST_EVALUATIONS
 from harness.errors import StudyError
 from harness.ladder import Rung
 from harness.runspec import digest
@@ -22,6 +24,7 @@ OVERHEAD_S = 30.0
 MARGIN = 1.1
 # On the disk, a run by itself (its events, its rows in MLflow) and each of its steps (a line of the record, points in MLflow).
 RUN_BYTES, STEP_BYTES = 600_000, 400
+MOST_RUNS = 100_000
 # Keys of a study that say nothing about what is run.
 COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints"})
 
@@ -148,6 +151,7 @@ def make(study: Study, ladder: Sequence[Rung], size: DataSize, costs: Mapping[st
     """
     ordered = sorted(ladder, key=lambda rung: rung.n_params)
     whole = [_price(study, rung, size, costs[rung.name], 0) for rung in ordered]
+    _refuse_absurd(study, size, whole)
     limit = math.inf if within_s is None else within_s
     for n_kept in range(len(ordered), 0, -1):
         for cut, rungs in _cuts(study, ordered[:n_kept], size, costs):
@@ -161,6 +165,19 @@ def make(study: Study, ladder: Sequence[Rung], size: DataSize, costs: Mapping[st
         f"{study.train.min_steps}): it needs about {duration(wall)} on this machine. Give more time (--within {math.ceil(wall / 60)}m), "
         "fewer search.trials or seeds, or a lower train.min_steps. Nothing was run."
     )
+
+
+def _refuse_absurd(study: Study, size: DataSize, rungs: Sequence[RungPlan]) -> None:
+    """Plans that would fill the memory before anything is trained."""
+    runs = sum(rung.runs for rung in rungs) + study.seeds * len(study.ablations.train_texts)
+    if runs > MOST_RUNS:
+        raise StudyError(
+            f"the study asks for {runs:,} runs, at most {MOST_RUNS:,} can be planned: fewer seeds, trials or budgets. Nothing was run."
+        )
+    evaluations = max(_evaluations(study, size, rung.steps) for rung in rungs)
+    if evaluations > MOST_EVALUATIONS:
+        what = f"every_epoch is {evaluations:,} evaluations in a run of {max(rung.steps for rung in rungs):,} steps"
+        raise StudyError(f"train.evaluations: {what}, at most {MOST_EVALUATIONS:,} can be had: give a number. Nothing was run.")
 
 
 def _cuts(study: Study, ladder: Sequence[Rung], size: DataSize, costs: Mapping[str, Cost]) -> Iterator[tuple[int, list[RungPlan]]]:
@@ -223,7 +240,13 @@ def duration(seconds: float) -> str:
 
 
 def _flops_per_token(rung: Rung, size: DataSize) -> float:
-    return accounting.train_flops(rung.arch, rung.shape, size.vocab_size, size.lengths) / sum(size.lengths)
+    return _flops(rung.arch, tuple(rung.shape.items()), size.vocab_size, tuple(size.lengths))
+
+
+@cache
+def _flops(arch: str, shape: tuple[tuple[str, Any], ...], vocab_size: int, lengths: tuple[int, ...]) -> float:
+    # Asked for at every cut of every rung.
+    return accounting.train_flops(arch, dict(shape), vocab_size, lengths) / sum(lengths)
 
 
 def _step_tokens(study: Study, size: DataSize) -> float:
@@ -278,11 +301,15 @@ def _disk_bytes(n_params: int, kept_runs: int, trials: int, budgets: Sequence[in
 
 def _run_s(study: Study, size: DataSize, cost: Cost, steps: int, keeps: bool, n_texts: int | None = None) -> float:
     """One run: its steps and evaluations; a run that is kept also samples, and scores the test texts."""
-    evaluations = study.train.evaluations
-    epoch = steps_per_epoch(size, study.train.batch_size, n_texts)
-    count = math.ceil(steps / epoch) if evaluations == "every_epoch" else min(int(evaluations), steps)
+    count = _evaluations(study, size, steps, n_texts)
     seconds = steps * cost.step_s + count * size.eval_texts * cost.text_s
     return seconds + (size.n_test * cost.text_s + cost.sample_end_s + count * cost.sample_best_s if keeps else 0.0)
+
+
+def _evaluations(study: Study, size: DataSize, steps: int, n_texts: int | None = None) -> int:
+    """How often a run is evaluated."""
+    asked = study.train.evaluations
+    return math.ceil(steps / steps_per_epoch(size, study.train.batch_size, n_texts)) if asked == "every_epoch" else min(int(asked), steps)
 
 
 def ablation_steps(study: Study, size: DataSize, rung: RungPlan, n_texts: int) -> int:

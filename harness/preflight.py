@@ -9,6 +9,7 @@ from harness.plan import COSMETIC, Plan
 from harness.record import Record
 from harness.spec import Study
 from harness.terminal import memory
+from harness.text import censored
 
 GONE = "Nothing was run."
 
@@ -40,7 +41,7 @@ def changes(record: Record, study: Study, fingerprint: str) -> list[str]:
     """What a study says otherwise than the recorded one: `key: old -> new`, and whether that means other runs."""
     if not record.study:
         return []
-    old, new = _flat(record.study), _flat(study.model_dump(mode="json"))
+    old, new = _flat(record.study), _flat(censored(study.model_dump(mode="json")))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     lines = [f"{key}: {old.get(key)} -> {new.get(key)}{_no_matter(key)}" for key in changed]
     before = record.data.get("fingerprint", fingerprint)

@@ -12,6 +12,7 @@ from typing import Any
 
 import harness
 from harness import environment, errors, invocation, lease, memory, preflight, spec, terminal, tracking
+from harness.confine import confined
 from harness.console import Console
 from harness.data import Floor
 from harness.errors import HarnessError
@@ -24,6 +25,7 @@ from harness.record import Record
 from harness.results import Results, from_record, write_csv
 from harness.signals import Terminated, stopping_on_signals, terminable
 from harness.stages import Stages
+from harness.text import censored
 from harness.tracking_live import Live
 from reports import document
 from reports.findings import findings
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; what the record holds is kept", file=sys.stderr)
         return errors.TERMINATED if isinstance(stop, Terminated) else errors.INTERRUPTED
     except Exception:
-        traceback.print_exc()
+        print(environment.without_secrets(traceback.format_exc()), file=sys.stderr)
         print("This is a bug of the harness, not of your study; the record up to here is kept.", file=sys.stderr)
         return errors.BUG
 
@@ -97,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
     machine = invocation.machine_for(study, options.device, options.workers or invocation.MAX_WORKERS)
     if options.plan:
         return _show_plan(options, prepared, machine, console)
+    confined(ROOT / study.study)
     with lease.held(ROOT / study.study) as held:
         return _carry_out(options, prepared, machine, console, only, held)
 
@@ -180,7 +183,7 @@ def _say_changes(record: Record, prepared: Prepared, facts: Mapping[str, Any], c
 
 def _note_study(executor: Executor, prepared: Prepared, floor: Floor | None, plan: Plan | None) -> None:
     """Record a new plan, or a study whose wording alone has changed."""
-    study = prepared.study.model_dump(mode="json")
+    study = censored(prepared.study.model_dump(mode="json"))
     if plan is not None:
         executor.note("plan", study=study, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
     elif study != executor.record.study:

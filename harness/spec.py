@@ -57,7 +57,7 @@ class Data(Block):
     """file: a txt (a line a text), csv, jsonl or parquet file. hub: the data set's name, such as IlyaGusev/headline_cause."""
     column: str | None = None
     """The column that holds the text (csv, jsonl, parquet, hub)."""
-    columns: Annotated[tuple[str, ...], unique("column")] = ()
+    columns: Annotated[tuple[str, ...], v.SOME, unique("column")] = ()
     """Several columns, each giving a text. Instead of `column`."""
     name: str | None = None
     """hub: the data set's configuration, such as en_simple. Other sources don't read it."""
@@ -72,7 +72,7 @@ class Data(Block):
     tokenizer: Annotated[str, plugin("harness.data.tokenizers", "tokenizer")] = "char"
     """char, or another file in harness/data/tokenizers/."""
     seq_len: v.SeqLen = 150
-    """Tokens of a sequence, start and end included; texts longer than seq_len - 2 tokens are cut, and counted. At least 3."""
+    """Tokens of a sequence, start and end included; texts longer than seq_len - 2 tokens are cut, and counted. 3 to 1,000,000."""
     validation: Part = 0.1
     """Held out to stop early and to choose: a share in (0, 1), a number of texts, or {split: name} of the source's own."""
     test: TestPart = 0.1
@@ -106,6 +106,8 @@ class Data(Block):
             off = ", ".join(f"{key}: {'[]' if key in ('columns', 'clean') else 'null'}" for key in odd)
             why = "source wire makes its own texts, already a-z and space, and their known entropy must stay"
             raise _misfit(odd[0], f"{why}; leave out {' and '.join(odd)} ({off})")
+        if self.texts is not None and self.texts > v.MOST_WIRE_TEXTS:
+            raise _misfit("texts", f"source wire makes at most {v.MOST_WIRE_TEXTS:,} texts, not {self.texts:,}")
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -117,9 +119,9 @@ class Shape(Block):
     """An explicit shape of one rung."""
 
     name: v.SafeName
-    """Name of the rung: letters, digits, _ . -"""
-    n_layer: v.Count
-    """Blocks. At least 1."""
+    """Name of the rung: letters, digits, _ - and . (the first no - or .)"""
+    n_layer: v.Layers
+    """Blocks. 1 to 1,000."""
     d_model: v.Count
     """Width of the residual stream. At least 1."""
     n_head: v.Count
@@ -145,17 +147,17 @@ class ModelSpec(Block):
     """decoder, or another file in models/."""
     family: v.Family = "assignment"
     """A family's name, or a mapping of its choices (norm, positions, bias, tied, ...). One ladder is one family."""
-    rungs: Annotated[tuple[Rung, ...], Field(min_length=1), unique("rung", rung_name)]
+    rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=v.MOST_ITEMS), unique("rung", rung_name)]
     """Model sizes: a target number of parameters (500k, 2M), a named shape (87k-assignment), or a mapping with a shape (see below)."""
 
 
 class Train(Block):
     """How one run is trained. AdamW; its rate comes from `search`."""
 
-    batch_size: v.Count = 32
-    """Texts in a step. At least 1."""
-    epochs: v.PositiveOrNone = 40.0
-    """At most so many passes over the training texts, > 0. null: no limit. The lowest of epochs, tokens and max_steps holds."""
+    batch_size: v.BatchSize = 32
+    """Texts in a step. 1 to 1,000,000."""
+    epochs: v.EpochsOrNone = 40.0
+    """At most so many passes over the training texts, > 0 and <= 1e9. null: no limit. The lowest of epochs, tokens and max_steps holds."""
     tokens: v.CountOrNone = None
     """At most so many training tokens, repeats counted, padding not. null: no limit."""
     max_steps: v.CountOrNone = None
@@ -163,7 +165,7 @@ class Train(Block):
     min_steps: v.CountOrZero = 60
     """`within` leaves a rung out rather than cut a run below so many steps. It limits nothing else."""
     evaluations: v.Evaluations = 20
-    """Evaluations in a run, equally spaced by step, the last at the end; or every_epoch."""
+    """Evaluations in a run, equally spaced by step, the last at the end: 1 to 10,000; or every_epoch."""
     patience: v.CountOrNone = 10
     """Stop when more than so many evaluations in a row bring no better validation NLL. null: never."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
@@ -216,10 +218,10 @@ class Search(Block):
 
     lr: LrRange = LrRange()
     """{low, high}: the range of peak rates."""
-    trials: v.CountOrZero = 12
-    """Trials for each rung. 0 (or search: null): no search, all runs at default_lr."""
-    batch: v.Count = 4
-    """Trials suggested at a time, before the sampler hears of their results. At least 1."""
+    trials: v.Trials = 12
+    """Trials for each rung, at most 1,000. 0 (or search: null): no search, all runs at default_lr."""
+    batch: v.TrialBatch = 4
+    """Trials suggested at a time, before the sampler hears of their results. 1 to 1,000."""
     sampler: Literal["tpe", "grid", "random"] = "tpe"
     """How rates are suggested: tpe, grid or random."""
     pruner: Literal["none", "median", "halving"] = "median"
@@ -231,9 +233,9 @@ class Search(Block):
 class Budgets(Block):
     """A grid of data budgets, crossed with every rung; one of the two. {}: each run has what `train` says."""
 
-    train_tokens: Annotated[tuple[v.Count, ...], unique("budget")] = ()
+    train_tokens: Annotated[tuple[v.Count, ...], v.SOME, unique("budget")] = ()
     """Training tokens of each budget, repeats counted."""
-    train_flops: Annotated[tuple[v.Positive, ...], unique("budget")] = ()
+    train_flops: Annotated[tuple[v.Positive, ...], v.SOME, unique("budget")] = ()
     """Training FLOPs of each budget."""
 
     @model_validator(mode="after")
@@ -246,19 +248,19 @@ class Budgets(Block):
 class Ablations(Block):
     """What is changed at the best rung (lowest mean validation NLL), at its rate, for all seeds."""
 
-    train_texts: Annotated[tuple[v.Count, ...], unique("number of texts")] = ()
+    train_texts: Annotated[tuple[v.Count, ...], v.SOME, unique("number of texts")] = ()
     """Train on only the first so many texts."""
 
 
 class Samples(Block):
     """Texts that trained models write."""
 
-    temperatures: Annotated[tuple[v.Positive, ...], unique("temperature")] = (0.01, 0.1, 0.5, 0.8, 1.0)
+    temperatures: Annotated[tuple[v.Positive, ...], v.SOME, unique("temperature")] = (0.01, 0.1, 0.5, 0.8, 1.0)
     """Sampling temperatures at the end of a run, each > 0."""
-    texts: v.CountOrZero = 64
-    """Texts at each temperature. 0: none."""
-    at_best: v.CountOrZero = 8
-    """Texts at temperature 1 whenever validation NLL is the best so far. 0: none."""
+    texts: v.SampleCount = 64
+    """Texts at each temperature, at most 10,000. 0: none."""
+    at_best: v.SampleCount = 8
+    """Texts at temperature 1 whenever validation NLL is the best so far, at most 10,000. 0: none."""
 
 
 def _every_device(value: object) -> object:
@@ -305,7 +307,7 @@ class Study(Block):
     """One study: one question, and all that is needed to answer it."""
 
     study: v.StudyName
-    """Its name, the folder under mlruns/ and the MLflow experiment: at most 64 letters, digits, _ - and . (not first)."""
+    """Its name, the folder under mlruns/ and the MLflow experiment: at most 64 letters, digits, _ - and . (the first no - or .)."""
     question: Annotated[str, Field(min_length=1)]
     """What the study asks; the report repeats it beside the answer."""
     hypothesis: str = ""
@@ -318,8 +320,8 @@ class Study(Block):
     """How one run is trained."""
     search: Annotated[Search, BeforeValidator(lambda v: {"trials": 0} if v is None else v, json_schema_input_type=Search | None)] = Search()
     """The search for each rung's learning rate. null: none, all runs at 1e-3."""
-    seeds: v.Count = 3
-    """Runs of each rung at its best rate, with seeds 0, 1, ... At least 1; 3 or more give an interval."""
+    seeds: v.Seeds = 3
+    """Runs of each rung at its best rate, with seeds 0, 1, ... 1 to 1,000; 3 or more give an interval."""
     budgets: Annotated[Budgets, BeforeValidator(_filled, json_schema_input_type=Budgets | None)] = Budgets()
     """A grid of data budgets for every rung: {train_tokens: [...]} or {train_flops: [...]}. {}: none."""
     ablations: Annotated[Ablations, BeforeValidator(_filled, json_schema_input_type=Ablations | None)] = Ablations()

@@ -18,6 +18,7 @@ from harness import _yaml
 from harness._values import shown
 from harness._yaml import Path
 from harness.errors import StudyError
+from harness.text import visible
 
 MAX_ERRORS = 10
 END = "Nothing was run."
@@ -153,7 +154,7 @@ def _path(mistake: ErrorDetails) -> Path:
 
 
 def _dotted(path: Path) -> str:
-    return ".".join(part if len(part) <= 60 else part[:57] + "..." for part in map(str, path))
+    return ".".join(part if len(part) <= 60 else part[:57] + "..." for part in (visible(str(step)) for step in path))
 
 
 def _sentence(kind: str, value: Any, context: dict[str, Any], path: Path, model: type[BaseModel]) -> str:
@@ -175,6 +176,8 @@ def _sentence(kind: str, value: Any, context: dict[str, Any], path: Path, model:
         return f"must be text, not {shown(value)}"
     if kind in ("too_short", "string_too_short"):
         return "must not be empty"
+    if kind == "too_long":
+        return f"must be a list of at most {context['max_length']} items"
     assert kind == "misfit", kind
     return str(context["what"])
 

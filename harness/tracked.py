@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.journal import Event
 from harness.runspec import digest
+from harness.text import escape
 
 STUDY = "study"
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
@@ -336,9 +337,9 @@ class Tracking:
         lines = [
             self.links,
             "",
-            f"**Question.** {self.study.get('question') or ''}",
+            f"**Question.** {escape(self.study.get('question') or '')}",
             "",
-            f"**Hypothesis.** {self.study.get('hypothesis') or ''}",
+            f"**Hypothesis.** {escape(self.study.get('hypothesis') or '')}",
             "",
         ]
         lines += ["| rung | parameters | learning rate | runs | test NLL, nats a text | test top-1 |", "|---|--:|---|--:|--:|--:|"]
@@ -360,7 +361,7 @@ class Tracking:
         scored = [o for o in outcomes if o.get("status") == "completed" and o.get("test_nll") is not None]
         means = [sum(o[key] for o in scored) / len(scored) for key in ("test_nll", "test_top1")] if scored else []
         cells = [f"{means[0]:.2f}", f"{means[1]:.3f}"] if means else ["", ""]
-        return f"| {name} | {rung['n_params']:,} | {rate} | {len(scored)} | {cells[0]} | {cells[1]} |"
+        return f"| {escape(name)} | {rung['n_params']:,} | {rate} | {len(scored)} | {cells[0]} | {cells[1]} |"
 
 
 def _search_id(spec: Mapping[str, Any]) -> str:

@@ -109,8 +109,3 @@ def paragraph(*spans: Span) -> Paragraph:
 def bullets(items: Sequence[Span | Spans]) -> Bullets:
     """A list from spans or tuples of spans."""
     return Bullets(tuple(item if isinstance(item, tuple) else (item,) for item in items))
-
-
-def visible(text: str) -> str:
-    """The text on one line, with characters that don't print (breaks, controls, direction marks) written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

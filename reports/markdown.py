@@ -3,24 +3,14 @@
 import re
 from functools import singledispatch
 
-from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Paragraph, Picture, Samples, Span, Strong, Table, Verbatim, visible
-
-# Marks that act anywhere; `:` and `.` only where they would start an emoji or an automatic link.
-_INLINE = re.compile(r"[\\`*_\[\]<>|$~&@^#]|:(?=//)|(?<!\d):(?=[\w+-]+:)|(?<=www)\.")
-_LINE_START = re.compile(r"^(\s*)([+\-=!]|\d+(?=[.)](?:\s|$)))")
+from harness.text import escape, visible
+from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Paragraph, Picture, Samples, Span, Strong, Table, Verbatim
 
 
 def render(document: Document) -> str:
     """The whole document; ends with a newline."""
     head = f"# {escape(document.title)}\n\n{escape(document.subtitle)}"
     return "\n\n".join([head, *(block(b) for b in document.blocks)]) + "\n"
-
-
-def escape(text: str) -> str:
-    """Text that renders as itself, in a paragraph, a heading, a list item or a cell."""
-    safe = _INLINE.sub(lambda found: "\\" + found.group(), visible(text))
-    # A backslash does not escape a digit, so the mark after a leading number is escaped instead.
-    return _LINE_START.sub(lambda m: m.group(1) + ("\\" + m.group(2) if not m.group(2).isdigit() else m.group(2) + "\\"), safe)
 
 
 def code(text: str, in_table: bool = False) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import typst
 
 from harness import durable
-from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Paragraph, Picture, Samples, Span, Strong, Table, Verbatim, visible
+from harness.text import visible
+from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Paragraph, Picture, Samples, Span, Strong, Table, Verbatim
 
 TEMPLATE = Path(__file__).with_name("report.typ")
 # Longer words get places to break, or they would run over the margin.

@@ -40,6 +40,8 @@ def _fetch(options: Data) -> Any:
     """All splits of the data set, from the cache where it is whole; each way to fail has its own sentence."""
     datasets = _datasets()
     where = f"data.source hub: {options.path}"
+    if options.path in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:
+        raise StudyError(f"{where} is a file format, not a data set. Name a data set or a folder, or use data.source=file.")
     local = Path(str(options.path)).is_dir()
     try:
         with contextlib.nullcontext() if local or _online() else _offline():
