@@ -135,12 +135,13 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def sync(options: argparse.Namespace) -> None:
-    """Write to MLflow what it doesn't have yet."""
+    """Write to MLflow what it doesn't have yet; a study that is being run has its driver for that."""
     folder, _ = load(options.study)
     projection = tracking.Projection(folder / JOURNAL, ROOT)
-    count = projection.rebuild() if options.rebuild else projection.sync()
-    projection.finish(folder / "report")
-    print(f"{count} events of {options.study} were written to {environment.without_secrets(projection.uri)}")
+    with lease.held(folder):
+        count = projection.rebuild() if options.rebuild else projection.sync()
+        projection.finish(folder / "report")
+    print(f"{count} events of {folder.name} were written to {environment.without_secrets(projection.uri)}")
 
 
 def mend(options: argparse.Namespace) -> None:

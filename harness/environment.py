@@ -18,7 +18,7 @@ from harness.plan import Machine
 from harness.workers import worker_count
 
 PACKAGES = ("torch", "numpy", "optuna", "mlflow", "pandas", "scipy")
-_SECRET = re.compile(r"(?<=://)[^/@\s]+@")
+_SECRET = re.compile(r"(?<=://)[^/\s]+@")
 
 
 def machine(device: str, precision: str, most_workers: int) -> Machine:
