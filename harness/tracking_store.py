@@ -29,9 +29,22 @@ ENVIRONMENT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ENABLE_AI_GATEWAY": "false",
 }
-# A request whose answer was lost may have been carried out, and repeated blindly it makes a second run. The next sync looks first.
-NO_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+ALWAYS = {
+    # A request whose answer was lost may have been carried out, and repeated blindly it makes a second run. The next sync looks first.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    # Two lines on stdout for every run that ends, with the password of the address.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 MAX_REASON = 300
+# The HTTP libraries take an answer that was cut off in its head for a good and empty one. None of these is empty when it was carried out
+# (histories are only asked of metrics that are there).
+IS_EMPTY: dict[str, Callable[[Any], bool]] = {
+    "create_run": lambda run: not run.info.run_id,
+    "create_experiment": lambda id: not id,
+    "get_experiment_by_name": lambda experiment: experiment is not None and not experiment.experiment_id,
+    "get_metric_history": lambda points: not points,
+    "get_run": lambda run: not run.info.run_id,
+}
 
 
 class StoreError(PreflightError):
@@ -72,6 +85,8 @@ class _Guarded:
             failpoint("mlflow.call")
             with telling(self._uri):
                 answer = method(*words, **named)
+                if name in IS_EMPTY and IS_EMPTY[name](answer):
+                    raise ConnectionError(f"the answer to {name} was cut off")
             failpoint("mlflow.called")
             return answer
 
@@ -110,7 +125,7 @@ def set_environment() -> None:
     """What mlflow, and servers that are started from here, are to read."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    os.environ.update(NO_RETRIES)
+    os.environ.update(ALWAYS)
 
 
 def connect(uri: str, study: str, root: Path, abandoned: threading.Event) -> tuple["MlflowClient", str]:
@@ -170,6 +185,11 @@ def _opened_by_one(uri: str) -> Iterator[None]:
 
 def find(client: "MlflowClient", experiment: str, identity: str) -> dict[str, list[Stored]]:
     """What an earlier projection of this record has left in the store, by run id."""
+    # Nothing may be an answer that was cut off, and would make everything a second time.
+    return _find(client, experiment, identity) or _find(client, experiment, identity)
+
+
+def _find(client: "MlflowClient", experiment: str, identity: str) -> dict[str, list[Stored]]:
     found: dict[str, list[Stored]] = {}
     token = None
     while True:

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -214,22 +213,9 @@ def close_records() -> Iterator[None]:
         Study.opened.pop().journal.close()
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store: making its tables costs seconds, copying it nothing."""
-    root = tmp_path_factory.mktemp("store")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import mlflow  # noqa: F401
-    study = Study(root / "first", steps=4, evaluations=1)
-    study.begin("a")
-    Projection(study.journal.path, root, f"sqlite:///{root}/mlflow.db").sync()
-    return root / "mlflow.db"
-
-
 @pytest.fixture
-def root(template: Path, tmp_path: Path) -> Path:
-    shutil.copy(template, tmp_path / "mlflow.db")
+def root(empty_store: Path, tmp_path: Path) -> Path:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return tmp_path
 
 
@@ -318,10 +304,10 @@ class Wire:
 
 
 @pytest.fixture(scope="session")
-def small(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small study, projected in one go."""
     root = tmp_path_factory.mktemp("small")
-    shutil.copy(template, root / "mlflow.db")
+    shutil.copy(empty_store, root / "mlflow.db")
     study = small_study(root / "scaling")
     weights = root / "scaling" / "checkpoints" / study.spec("20k", "ladder", 3e-3, 0).key / "best.safetensors"
     weights.parent.mkdir(parents=True)
@@ -454,7 +440,7 @@ def test_a_search_that_finds_the_same_rate_again_is_complete(root: Path) -> None
     assert (search.info.status, search.data.tags["status"]) == ("FINISHED", "completed")
 
 
-def test_cut_anywhere_and_repeated_is_the_same(root: Path, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cut_anywhere_and_repeated_is_the_same(root: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = Study(tmp_path / "scaling", steps=4, evaluations=2)
     study.begin("a")
     study.plan()
