@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import harness
-from harness import environment, errors, lease, plugins, terminal, tracking
+from harness import errors, lease, plugins, terminal, tracking
 from harness.confine import confined
 from harness.console import Console
 from harness.errors import HarnessError, StudyError
@@ -19,6 +19,7 @@ from harness.record import Record
 from harness.repair import repair
 from harness.results import from_record, write_csv
 from harness.run import ROOT
+from harness.text import without_secrets
 from harness.writing import write_texts
 from reports import document
 from reports.tables import rung_table
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return errors.INTERRUPTED
     except Exception:
-        print(environment.without_secrets(traceback.format_exc()), file=sys.stderr)
+        print(without_secrets(traceback.format_exc()), file=sys.stderr)
         print("This is a bug of the harness, not of your study.", file=sys.stderr)
         return errors.BUG
     return errors.DONE
@@ -137,12 +138,13 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def sync(options: argparse.Namespace) -> None:
-    """Write to MLflow what it doesn't have yet."""
+    """Write to MLflow what it doesn't have yet; a study that is being run has its driver for that."""
     folder, _ = load(options.study)
     projection = tracking.Projection(folder / JOURNAL, ROOT)
-    count = projection.rebuild() if options.rebuild else projection.sync()
-    projection.finish(folder / "report")
-    print(f"{count} events of {options.study} were written to {environment.without_secrets(projection.uri)}")
+    with lease.held(folder):
+        count = projection.rebuild() if options.rebuild else projection.sync()
+        projection.finish(folder / "report")
+    print(f"{count} events of {folder.name} were written to {without_secrets(projection.uri)}")
 
 
 def mend(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import harness
 from harness.errors import PreflightError
 from harness.plan import Machine
-from harness.text import without_secrets as without_secrets
+from harness.text import without_secrets
 from harness.workers import worker_count
 
 PACKAGES = ("torch", "numpy", "optuna", "mlflow", "pandas", "scipy")

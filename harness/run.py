@@ -25,7 +25,7 @@ from harness.record import Record
 from harness.results import Results, from_record, write_csv
 from harness.signals import Terminated, stopping_on_signals, terminable
 from harness.stages import Stages
-from harness.text import censored
+from harness.text import censored, without_secrets
 from harness.tracking_live import Live
 from reports import document
 from reports.findings import findings
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; what the record holds is kept", file=sys.stderr)
         return errors.TERMINATED if isinstance(stop, Terminated) else errors.INTERRUPTED
     except Exception:
-        print(environment.without_secrets(traceback.format_exc()), file=sys.stderr)
+        print(without_secrets(traceback.format_exc()), file=sys.stderr)
         print("This is a bug of the harness, not of your study; the record up to here is kept.", file=sys.stderr)
         return errors.BUG
 

@@ -1,101 +1,39 @@
-"""What MLflow shows of a study: the record's events, folded into runs with params, tags, metrics and tables. No MLflow here.
+"""What MLflow shows of a study: the record's events go in and are folded into runs (`tracked_run`). No MLflow here.
 
 One parent for the study, a child for each ladder, budget and ablation run, and a child for each search with its trials under it. All that
 a run holds is a function of the events, so that a projection that was cut off can be compared with what it should be.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from harness import tracked_page
 from harness.journal import Event
+from harness.record import ENDED
 from harness.runspec import digest
-from harness.text import escape
+from harness.tracked_run import (
+    END_METRICS,
+    EVALUATION_METRICS,
+    FAILED,
+    FINISHED,
+    KILLED,
+    MAX_POINTS,
+    OF_EXIT_CODE,
+    OF_STATUS,
+    POINT_METRICS,
+    RUNG_PARAMS,
+    RUNNING,
+    SAMPLE_MEASURES,
+    SEARCH_PARAMS,
+    SPEC_PARAMS,
+    Table,
+    Tracked,
+    text_of,
+)
 
 STUDY = "study"
-RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-# A pruned or diverged run is an outcome, not an error of the program.
-OF_STATUS = {"completed": FINISHED, "pruned": FINISHED, "diverged": FINISHED, "failed": FAILED, "interrupted": KILLED}
-OF_EXIT_CODE = {0: FINISHED, 130: KILLED, 143: KILLED}
-MAX_POINTS = 1000
-MAX_TEXT = 5000
-
-SPEC_PARAMS = (
-    "rung", "stage", "family", "arch", "vocab_size", "seq_len", "train_texts", "batch_size", "steps", "lr", "lr_source", "lr_status",
-    "schedule", "warmup_steps", "weight_decay", "beta1", "beta2", "dropout", "grad_clip", "padding", "precision", "seed", "trial",
-)  # fmt: skip
-RUNG_PARAMS = ("n_params", "non_embedding_params")
-SEARCH_PARAMS = ("rung", "stage", "family", "arch", "vocab_size", "seq_len", "train_texts", "batch_size", "steps", "schedule")
-EVALUATION_METRICS = {
-    "val/loss": "val_loss", "val/nll": "val_nll", "val/top1": "val_top1", "val/bits_per_char": "val_bits_per_char",
-    "val/nll_padded": "val_nll_padded", "val/top1_padded": "val_top1_padded", "progress/epoch": "epoch", "progress/flops": "flops",
-}  # fmt: skip
-END_METRICS = {
-    "test/loss": "test_loss", "test/nll": "test_nll", "test/top1": "test_top1", "test/bits_per_char": "test_bits_per_char",
-    "test/nll_padded": "nll_padded", "test/top1_padded": "top1_padded", "test/floor_gap": "floor_gap",
-    "perf/tokens_per_second": "tokens_per_second", "progress/epoch": "epochs", "progress/flops": "train_flops",
-}  # fmt: skip
-POINT_METRICS = {"train/loss": "train_loss", "optim/lr": "lr", "optim/grad_norm": "grad_norm"}
-SAMPLE_MEASURES = ("distinct_1", "distinct_2", "distinct_3", "known_words", "copied", "mean_length", "ended")
-
-
-@dataclass
-class Tracked:
-    """One MLflow run as it should be. `id`: the run's key, a search's digest, or `study`; `began`: the line of the event that began it.
-
-    `metrics`: by (key, MLflow step), a value and its Unix time. `tables`: by file name. `points`: all training points, for the file.
-    """
-
-    id: str
-    parent: str | None
-    name: str
-    began: int
-    start_time: float
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
-    tables: dict[str, "Table"] = field(default_factory=dict)
-    points: dict[str, list[Any]] = field(default_factory=dict)
-    spec: Mapping[str, Any] = field(default_factory=dict)
-    outcome: Mapping[str, Any] = field(default_factory=dict)
-    status: str = RUNNING
-    end_time: float | None = None
-    last_time: float = 0.0
-
-    def measure(self, event: Mapping[str, Any], names: Mapping[str, str], step: int, time: float) -> None:
-        """Take in the fields of an event that are finite numbers; what is known of a step stays."""
-        for metric, name in names.items():
-            value = event.get(name)
-            if value is not None and math.isfinite(value):
-                self.metrics.setdefault((metric, step), (float(value), time))
-
-    def tag(self, tags: Mapping[str, Any]) -> None:
-        """Set or change tags."""
-        self.tags |= {name: _text(value) for name, value in tags.items()}
-
-    def end(self, status: str, time: float) -> None:
-        """The run is over until further notice."""
-        self.status, self.end_time = status, time
-
-    @property
-    def is_training(self) -> bool:
-        """A run of the study itself, not a group of runs."""
-        return bool(self.spec)
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as MLflow's pages show it."""
-
-    columns: tuple[str, ...]
-    rows: list[list[Any]] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """Pandas' split form; ASCII, since a model's text may hold what UTF-8 can't."""
-        return json.dumps({"columns": self.columns, "data": self.rows})
 
 
 class Tracking:
@@ -128,17 +66,30 @@ class Tracking:
     def clear(self) -> None:
         """All that was touched is written: what a run that has ended held is no longer needed."""
         for run in (self.runs[id] for id in self.touched):
-            # A run that was interrupted can go on, and its full series is written at its end.
-            if run.is_training and run.status not in (RUNNING, KILLED):
+            # A run that was interrupted or failed can go on, and its full series is written at its end.
+            if run.is_training and run.tags["status"] in ENDED:
                 run.metrics, run.points, run.tables = {}, {}, {}
         self.touched.clear()
 
     def in_order(self) -> list[Tracked]:
         """What was touched, parents before children."""
         if STUDY in self.touched:
-            self.runs[STUDY].tag({"mlflow.note.content": self._description()})
+            self.runs[STUDY].tag({"mlflow.note.content": self._page()})
         depth = {STUDY: 0} | {run.id: 1 for run in self.runs.values() if not run.is_training and run.id != STUDY}
         return [self.runs[id] for id in sorted(self.touched, key=lambda id: depth.get(id, 2))]
+
+    def cut_off(self) -> None:
+        """Nobody runs the study any more: whatever is still open was cut off by what ended its process."""
+        self._close_orphans()
+        parent = self.runs.get(STUDY)
+        if parent is not None and parent.status == RUNNING:
+            parent.end(KILLED, parent.last_time)
+            parent.tag({"status": "interrupted"})
+            self.touched[STUDY] = None
+
+    def _page(self) -> str:
+        selected = [(label, self.runs[key]) for key, label in self._selected.items() if key in self.runs]
+        return tracked_page.description(self.links, self.study, self.plan, self._chosen, selected)
 
     def _touch(self, run: Tracked, event: Event) -> Tracked:
         run.last_time = event["time"]
@@ -163,7 +114,7 @@ class Tracking:
 
     def _on_invocation(self, event: Event) -> None:
         self._invocation = event
-        self._close_orphans(event)
+        self._close_orphans()
         parent = self._touch(self.runs[STUDY], event)
         parent.status, parent.end_time = RUNNING, None
         parent.tag({"status": "running", "repeat": event["command"]} | self._provenance())
@@ -173,7 +124,7 @@ class Tracking:
         parent.tables.setdefault("invocations.json", Table(columns)).rows.append([*row, None, None, None, event["id"]])
 
     def _on_invocation_ended(self, event: Event) -> None:
-        self._close_orphans(event)
+        self._close_orphans()
         parent = self._touch(self.runs[STUDY], event)
         for row in parent.tables["invocations.json"].rows:
             if row[-1] == event["id"]:
@@ -300,7 +251,7 @@ class Tracking:
         run = self.runs.get(event["key"])
         return self._touch(run, event) if run is not None else None
 
-    def _close_orphans(self, event: Event) -> None:
+    def _close_orphans(self) -> None:
         """What no event ended when its invocation did: trainings whose process was killed, and searches that have trials to come.
 
         A search that found the same rate again has no event of its own.
@@ -320,7 +271,7 @@ class Tracking:
         rungs: dict[str, Mapping[str, Any]] = {rung["rung"]: rung for rung in self.plan.get("rungs", ())}
         rung = rungs.get(spec["rung"], {})
         found = {name: spec.get(name) for name in names} | dict(spec["shape"]) | {name: rung.get(name) for name in RUNG_PARAMS}
-        return {name: _text(value) for name, value in found.items() if value is not None and value != ""}
+        return {name: text_of(value) for name, value in found.items() if value is not None and value != ""}
 
     def _provenance(self) -> dict[str, Any]:
         git = self._invocation.get("git") or {}
@@ -332,37 +283,6 @@ class Tracking:
         command = re.sub(r"\s--(only(=|\s+)\S+|replan)", "", self._invocation.get("command", ""))
         return {"rung": rung, "repeat": f"{command} --only {rung}"} | self._provenance()
 
-    def _description(self) -> str:
-        """What people read first: question, what was found so far, what is there."""
-        lines = [
-            self.links,
-            "",
-            f"**Question.** {escape(self.study.get('question') or '')}",
-            "",
-            f"**Hypothesis.** {escape(self.study.get('hypothesis') or '')}",
-            "",
-        ]
-        lines += ["| rung | parameters | learning rate | runs | test NLL, nats a text | test top-1 |", "|---|--:|---|--:|--:|--:|"]
-        lines += [self._rung_line(rung) for rung in self.plan.get("rungs", ())]
-        counts: dict[str, int] = {}
-        for run in (self.runs[key] for key in self._selected if key in self.runs):
-            status = run.tags["status"]
-            counts[status] = counts.get(status, 0) + 1
-        lines += ["", f"Runs: {', '.join(f'{count} {status}' for status, count in sorted(counts.items())) or 'none yet'}."]
-        return "\n".join(lines)
-
-    def _rung_line(self, rung: Mapping[str, Any]) -> str:
-        name, chosen = rung["rung"], self._chosen.get(rung["rung"])
-        rate = f"{chosen['lr']:.2g} ({chosen['lr_status']})" if chosen else "skipped" if rung.get("skipped") else ""
-        # What a run is in this plan; it may have been trained as something else under an earlier one.
-        ladder = [label for label in self._selected.values() if label["rung"] == name and label["stage"] == "ladder"]
-        keys = [label["key"] for label in ladder if label["lr_source"] == "tuned" or not chosen]
-        outcomes = [self.runs[key].outcome for key in keys if key in self.runs]
-        scored = [o for o in outcomes if o.get("status") == "completed" and o.get("test_nll") is not None]
-        means = [sum(o[key] for o in scored) / len(scored) for key in ("test_nll", "test_top1")] if scored else []
-        cells = [f"{means[0]:.2f}", f"{means[1]:.3f}"] if means else ["", ""]
-        return f"| {escape(name)} | {rung['n_params']:,} | {rate} | {len(scored)} | {cells[0]} | {cells[1]} |"
-
 
 def _search_id(spec: Mapping[str, Any]) -> str:
     """Equal for the trials of one search: all of a spec but what differs between them, and labels."""
@@ -372,8 +292,3 @@ def _search_id(spec: Mapping[str, Any]) -> str:
 
 def _reason(event: Event) -> dict[str, str]:
     return {"reason": event["reason"]} if event.get("reason") else {}
-
-
-def _text(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text[:MAX_TEXT]
