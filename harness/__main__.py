@@ -1,4 +1,4 @@
-"""The other verbs: `python -m harness status|report|sample|sync|list|ui`. Thin: each parses, calls and prints."""
+"""The other verbs: `python -m harness status|report|sample|repeat|sync|repair|doctor|list|ui`. Thin: each parses, calls and prints."""
 
 import argparse
 import subprocess
@@ -8,15 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import harness
-from harness import errors, lease, plugins, terminal, tracking
+from harness import doctor, errors, lease, plugins, terminal, tracking
 from harness.confine import confined
 from harness.console import Console
-from harness.errors import HarnessError, StudyError
+from harness.errors import DamageError, HarnessError, PreflightError, StudyError
 from harness.invocation import JOURNAL
 from harness.journal import read
 from harness.plan import Plan
 from harness.record import Record
 from harness.repair import repair
+from harness.repeat import repeat
 from harness.results import from_record, write_csv
 from harness.run import ROOT
 from harness.text import without_secrets
@@ -65,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     drawn.add_argument("--temperature", type=float, default=1.0)
     drawn.add_argument("--n", type=int, default=5)
     drawn.add_argument("--seed", type=int, default=0)
+    again = verb("repeat", repeat_run, "train a run again from its record, and compare")
+    again.add_argument("run", metavar="RUN", help="a run's key or the beginning of it, or its name, as in results.csv")
+    verb("doctor", examine, "check this machine, the tracking store and every study; changes nothing")
     level = verb("sync", sync, "bring MLflow level with the record")
     level.add_argument("study", metavar="STUDY")
     level.add_argument("--rebuild", action="store_true", help="delete the study's runs in MLflow first, and write all of them again")
@@ -135,6 +139,39 @@ def sample(options: argparse.Namespace) -> None:
         raise StudyError("sample: --temperature must be above 0 and --n at least 1")
     for text in write_texts(ROOT, options.run, options.n, options.temperature, options.seed):
         print(text)
+
+
+def repeat_run(options: argparse.Namespace) -> None:
+    """A run again, and how it compares.
+
+    Raises:
+        DamageError: it came out otherwise.
+    """
+    made = repeat(ROOT, options.run)
+    weights = {True: "; the same weights", False: "; other weights", None: ""}[made.same_weights]
+    if not made.differences:
+        print(f"{made.name} ({made.key}): all {made.values} values equal to the last bit{weights}")
+        return
+    told = f"{len(made.differences)} of {made.values} values differ, by {made.largest:.2g} at most{weights}"
+    if not made.is_same:
+        first = made.differences[0]
+        how = f"the first is {first.what}: recorded {first.recorded}, now {first.repeated}"
+        raise DamageError(f"{made.name} ({made.key}) came out otherwise: {told}; {how}")
+    print(f"{made.name} ({made.key}): {told}, which rounding explains (other machine or other libraries)")
+
+
+def examine(options: argparse.Namespace) -> None:
+    """What is in order and what isn't, a line each.
+
+    Raises:
+        PreflightError: something isn't.
+    """
+    checks = doctor.examine(ROOT)
+    console = Console()
+    console.print(terminal.table(("", "what", "found"), [[c.state, c.what, c.text] for c in checks], console.width, left=3))
+    bad = [check.what for check in checks if check.state == doctor.BAD]
+    if bad:
+        raise PreflightError(f"not in order: {', '.join(bad)}")
 
 
 def sync(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,10 @@ def describe(device: str) -> str:
     return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides a result or reads the record."""
+def versions(everything: bool = False) -> dict[str, str]:
+    """Versions of what decides a result or reads the record, or of all that is installed."""
+    if everything:
+        return {distribution.name.lower(): distribution.version for distribution in distributions()}
     found = {"python": platform.python_version(), "harness": harness.__version__}
     for package in PACKAGES:
         try:
