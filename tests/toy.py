@@ -15,6 +15,7 @@ import pandas as pd
 from harness.journal import Event, encode, plain, read
 
 ROOT = Path(__file__).parents[1]
+# Checkpoints are so close that a study that is killed finds one.
 TOY = """
 study: toy
 question: Does the engine do the whole job?
@@ -28,6 +29,7 @@ search: {lr: {low: 1e-3, high: 3e-1}, trials: 4, batch: 2}
 seeds: 2
 ablations: {train_texts: [100]}
 samples: {temperatures: [0.5, 1.0], texts: 4, at_best: 2}
+checkpoints: {every_s: 0.01}
 within: null
 report: {formats: [md]}
 """
@@ -53,9 +55,9 @@ def write(folder: Path, text: str = TOY) -> Path:
     return folder
 
 
-def start(folder: Path, *words: str, module: str = "harness.run") -> subprocess.Popen[str]:
-    """A command in a process group of its own, as a shell would start it."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def start(folder: Path, *words: str, module: str = "harness.run", **environment: str) -> subprocess.Popen[str]:
+    """A command in a process group of its own, as a shell would start it, with these variables beside the usual ones."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     command = [sys.executable, "-m", module, *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
