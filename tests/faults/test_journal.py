@@ -274,7 +274,7 @@ def test_a_repair_that_is_killed_can_be_given_again(pristine: bytes, path: Path,
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_whole(), reason="whole studies: set FAULTS")
-@pytest.mark.parametrize("kind", ["cut", "plan", "selected", "run_started", "evaluation", "run_ended", "lr_chosen"])
+@pytest.mark.parametrize("kind", ["cut", "plan", "selected", "evaluation", "run_ended"])
 def test_the_study_goes_on_to_equal_results(finished_study: Path, pristine: bytes, tmp_path: Path, kind: str, fault: Fault) -> None:
     """Through the command line: refused with exit 6, repaired by the command it names, run again. Two bits: the line is lost."""
     fault(Row.JOURNAL)
