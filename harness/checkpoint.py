@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class Damaged:
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
     """Write named tensors durably, replacing what was there in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with durable.explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     durable.replace(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}), "weights")
 
 
@@ -138,7 +140,8 @@ def _discard(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _read(step: int, path: Path) -> Checkpoint:

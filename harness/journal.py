@@ -49,7 +49,7 @@ class Journal:
         Raises:
             StorageError: it can't be written; the lines before it stay whole. LockedError: another process has written to the record.
         """
-        assert not {"n", "time"} & fields.keys()
+        assert not {"n", "time", "format"} & fields.keys()
         self._check()
         record: Event = {"n": self._n, "time": round(time(), 3), "event": event} | first(self._n) | plain(fields)
         line = encode(record)
@@ -129,7 +129,7 @@ def read_from(path: Path, offset: int, line: int) -> Iterator[tuple[Event, int]]
                     f"{path}:{line + 1}: this line of the record is damaged (checksum or number is wrong). "
                     f"Nothing was changed; restore the file from a copy, or keep what is whole: {_command('repair', path)}"
                 )
-            if event.get("format", FORMAT) > FORMAT:
+            if not line and event.get("format", FORMAT) != FORMAT:
                 later = f"this record has format {event['format']}, and this version of the harness reads {FORMAT}"
                 raise DamageError(f"{path}:{line + 1}: {later}. Nothing was changed; go on with the version that wrote it.")
             offset += len(raw)

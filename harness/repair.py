@@ -1,12 +1,16 @@
 """A record with damage in the middle: set the damaged lines aside, keep the rest, and void the runs that lost a part of their story.
 
 The damaged record itself is kept under another name. A run that is void is trained again by the next start; nothing else is. Every line
-carries its number, so that lines that were swapped, doubled or joined from copies of one record find their places again.
+carries its number, so that lines that were swapped, doubled or joined from copies of one record find their places again; its checksum tells
+which bit is wrong if only one is.
 """
 
 import os
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from time import time
@@ -15,6 +19,11 @@ from harness import durable
 from harness.errors import DamageError
 from harness.journal import FORMAT, Event, decode, encode, first, is_torn
 from harness.record import ENDED
+
+CHECKSUM = 8
+HEX = re.compile(rb"[0-9a-f]{8}")
+# Bytes of a line that is searched for its wrong bit; the search takes a second for so many.
+LONGEST = 2**19
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,11 @@ def repair(path: Path) -> Repair:
         return Repair((), (), None)
     # A program that turned the ends of lines into those of another system changed every line, and nothing in them.
     events = [event or decode(line.removesuffix(b"\r\n") + b"\n") for line, event in zip(lines, events, strict=True)]
-    kept, damaged = _in_order(events)
-    if not kept or kept[0].get("format", FORMAT) > FORMAT:
+    bent = {n for n, event in enumerate(events, start=1) if event is None}
+    events = [event or _unbent(line) for line, event in zip(lines, events, strict=True)]
+    kept, lost = _in_order(events)
+    damaged = tuple(sorted({*bent, *lost}))
+    if not kept or kept[0].get("format", FORMAT) != FORMAT:
         raise DamageError(f"{path}: no line of it can be read by this version of the harness. Nothing was changed; restore it from a copy.")
     void = tuple(sorted(_incomplete(kept)))
     kept += [{"time": round(time(), 3), "event": "run_voided", "key": key, "reason": "its record was damaged"} for key in void]
@@ -66,6 +78,30 @@ def _in_order(events: Sequence[Event | None]) -> tuple[list[Event], tuple[int, .
         if event is None or not isinstance(event["n"], int) or kept.setdefault(event["n"], event) != event:
             damaged.append(line)
     return [kept[n] for n in sorted(kept)], tuple(damaged)
+
+
+def _unbent(line: bytes) -> Event | None:
+    """The event of a line of which one bit is wrong, or None: a checksum is linear, so each bit has a mark of its own on it."""
+    stored, payload = line[:CHECKSUM], line[CHECKSUM + 1 : -1]
+    summed = zlib.crc32(payload)
+    if sum((a ^ b).bit_count() for a, b in zip(b"%08x " % summed, line, strict=False)) == 1:
+        return decode(b"%08x %s\n" % (summed, payload))
+    if len(payload) > LONGEST or not HEX.fullmatch(stored) or line[CHECKSUM : CHECKSUM + 1] != b" ":
+        return None
+    mark, marks = int(stored, 16) ^ summed, [_table(1 << bit) for bit in range(8)]
+    for place in reversed(range(len(payload))):
+        if mark in marks:
+            mended = bytearray(payload)
+            mended[place] ^= 1 << marks.index(mark)
+            return decode(b"%s %s\n" % (stored, mended))
+        marks = [_table(one & 0xFF) ^ one >> 8 for one in marks]
+    return None
+
+
+@cache
+def _table(byte: int) -> int:
+    """What a byte adds to the checksum as the last one; another byte behind it shifts that through the same table."""
+    return zlib.crc32(bytes([byte])) ^ zlib.crc32(b"\0")
 
 
 def _keep(path: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DamageError
-from harness.journal import Journal, decode, read
+from harness.journal import Journal, read
 from harness.record import Record
 from harness.repair import repair
 
@@ -42,11 +42,8 @@ def test_whichever_line_is_damaged_the_rest_is_kept_and_nothing_half_known_count
     kinds = [json.loads(line.partition(b" ")[2]) for line in lines]
     rng = random.Random(0)
     for n, line in enumerate(lines[:-1]):
-        place = rng.randrange(len(line) - 1)
-        path.write_bytes(b"".join([*lines[:n], line[:place] + bytes([line[place] ^ 4]) + line[place + 1 :], *lines[n + 1 :]]))
-        if decode(path.read_bytes().splitlines(keepends=True)[n]) is not None:
-            # The flip made other letters of the same checksum's hex digits: nothing was lost.
-            continue
+        place = rng.randrange(len(line) - 2)
+        path.write_bytes(b"".join([*lines[:n], line[:place] + b"\x01\x02" + line[place + 2 :], *lines[n + 1 :]]))
         with pytest.raises(DamageError, match=rf":{n + 1}: .*harness repair toy"):
             list(read(path))
         done = repair(path)
@@ -62,6 +59,23 @@ def test_whichever_line_is_damaged_the_rest_is_kept_and_nothing_half_known_count
         assert "c" in record.started or kinds[n].get("key") == "c"
         # And the record can be written on.
         Journal(path).close()
+        done.original.unlink()
+
+
+def test_one_wrong_bit_is_found_by_the_checksum_wherever_it_is(path: Path) -> None:
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    n, start = 4, sum(map(len, lines[:4]))
+    for bit in range(0, 8 * (len(lines[n]) - 1), 7):
+        damaged = bytearray(whole)
+        damaged[start + bit // 8] ^= 1 << bit % 8
+        # A bit that makes an end of a line splits it in two.
+        if damaged.count(b"\n") != len(lines):
+            continue
+        path.write_bytes(damaged)
+        done = repair(path)
+        assert path.read_bytes() == whole and done.damaged == (n + 1,) and done.void == ()
+        assert done.original is not None and done.original.read_bytes() == damaged
         done.original.unlink()
 
 

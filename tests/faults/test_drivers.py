@@ -21,7 +21,8 @@ from tests import toy
 from tests.faults.table import Fault, Row, is_whole, scaled
 
 DRIVERS, REPETITIONS = 8, scaled(2, 18)
-NOBODY = 65534
+# The exit code of a process that can't be bound by permissions.
+UNBOUND = 99
 # Takes the lease at a given moment, says how that went, and holds it until its input ends.
 DRIVER = """
 import sys, time
@@ -36,6 +37,15 @@ try:
 except LockedError as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
+"""
+
+# Gives up the right of root to read and write everywhere, then becomes the Python that is asked for.
+BOUND = f"""
+import ctypes, os, sys
+DROP, OVERRIDE, SEARCH = 24, 1, 2
+if os.getuid() == 0 and any(ctypes.CDLL(None).prctl(DROP, capability, 0, 0, 0) for capability in (OVERRIDE, SEARCH)):
+    sys.exit({UNBOUND})
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
@@ -181,20 +191,13 @@ def test_a_folder_that_is_deleted_while_the_study_runs_ends_it(tmp_path: Path, f
     assert list(tmp_path.iterdir()) == []
 
 
-def as_nobody(folder: Path, *words: str, **changes: str | None) -> toy.Finished:
-    """The command as a user whom permission bits bind, or a skip where that can't be."""
-    environment = os.environ | {"PYTHONPATH": str(toy.ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"} | changes
-    given = {name: value for name, value in environment.items() if value is not None}
-    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
-    for parent in [folder, *folder.parents]:
-        # Of the test's own folders only: those that pytest made for this user alone.
-        if parent.owner() == folder.owner() and "pytest" in parent.name:
-            parent.chmod(parent.stat().st_mode | 0o055)
-    works = subprocess.run([sys.executable, "-c", "import harness.run"], cwd=folder, env=given, capture_output=True, check=False, **who)
-    if works.returncode:
-        pytest.skip(f"another user can't start this Python: {works.stderr.decode()[-200:]}")
-    command = [sys.executable, "-m", "harness.run", *words]
-    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False, timeout=toy.LIMIT_S, **who)
+def run_bound(folder: Path, *words: str) -> toy.Finished:
+    """The command as one whom permission bits bind, or a skip where that can't be."""
+    command = [sys.executable, "-c", BOUND, "-m", "harness.run", *words]
+    environment = os.environ | {"PYTHONPATH": str(toy.ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=toy.LIMIT_S)
+    if done.returncode == UNBOUND:
+        pytest.skip("this user can write everywhere, and may not give that up")
     return toy.Finished(done.returncode, done.stdout, done.stderr)
 
 
@@ -208,23 +211,25 @@ def tree(folder: Path) -> dict[str, int]:
 @pytest.mark.parametrize("place", ["working folder", "mlruns", "study's folder", "record", "a file in the way", "a dead link"])
 def test_where_it_can_not_write_a_driver_says_so_and_writes_nothing(finished_study: Path, tmp_path: Path, place: str, fault: Fault) -> None:
     fault(Row.DRIVERS)
-    folder = tmp_path / "toy"
-    named = "mlruns/toy"
-    if place in ("working folder", "a file in the way", "a dead link"):
-        toy.write(folder)
-    else:
-        shutil.copytree(finished_study, folder)
-        named = "mlruns/toy/journal.jsonl" if place == "record" else named
+    folder, named = tmp_path / "toy", "mlruns/toy"
+    toy.write(folder)
     if place == "a file in the way":
         (folder / "mlruns").write_text("in the way")
     elif place == "a dead link":
         (folder / "mlruns").symlink_to(tmp_path / "nowhere" / "mlruns")
-    elif place == "record":
-        for path in (folder / "mlruns").rglob("*"):
-            path.chmod(0o777)
-        toy.journal(folder).chmod(0o444)
+    elif place != "working folder":
+        shutil.copytree(finished_study / "mlruns", folder / "mlruns")
+    if place == "mlruns":
+        shutil.rmtree(folder / named)
+    if place == "record":
+        named += "/journal.jsonl"
+    shut = {"working folder": folder, "mlruns": folder / "mlruns", "study's folder": folder / named, "record": folder / named}.get(place)
+    if shut:
+        shut.chmod(0o555)
     before = tree(folder)
-    done = as_nobody(folder, "toy.yaml", "--quiet", "--no-track")
+    done = run_bound(folder, "toy.yaml", "--quiet", "--no-track")
+    if shut:
+        shut.chmod(0o755)
     assert done.code == 5, (done.out, done.err)
     assert named in done.err and "Traceback" not in done.err and len(done.err.splitlines()) == 1
     assert tree(folder) == before
@@ -243,3 +248,19 @@ def test_without_a_home_and_a_place_for_temporary_files_a_study_runs_all_the_sam
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=toy.LIMIT_S)
     assert done.returncode == 0, done.stderr
     assert toy.results(folder).equals(toy.results(finished_study)) and list(read(toy.journal(folder)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_whole(), reason="whole commands: set FAULTS")
+def test_a_driver_whose_mlruns_is_deleted_ends_with_a_sentence(finished_study: Path, tmp_path: Path, fault: Fault) -> None:
+    fault(Row.DRIVERS)
+    folder = toy.planned(tmp_path / "toy", finished_study)
+    process = toy.start(folder, "toy.yaml", "--no-track", "--quiet")
+    toy.wait_for(folder, lambda events: len(events) > 10)
+    # Moved first: while it is being deleted the study writes into it.
+    (folder / "mlruns").rename(tmp_path / "deleted")
+    shutil.rmtree(tmp_path / "deleted")
+    ended = toy.finish(process)
+    assert ended.code == StorageError.exit_code, ended.err
+    assert "mlruns/toy/journal.jsonl was removed while the study ran" in ended.err and "Traceback" not in ended.err
+    assert not toy.journal(folder).exists()

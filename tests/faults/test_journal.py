@@ -49,6 +49,11 @@ def flipped(content: bytes, bit: int) -> bytes:
     return bytes(damaged)
 
 
+def lost(line: bytes) -> bytes:
+    """A line that can't be mended."""
+    return b"xyz" + line[3:]
+
+
 def told(record: Record, key: str) -> list[list[dict[str, Any]]]:
     """All that a record knows of a run's course and end, without the numbers of the lines."""
     events = [record.evaluations[key], record.samples[key], [record.ended[key]]]
@@ -96,26 +101,28 @@ def test_a_flipped_bit_is_refused_by_line_and_repaired(
     monkeypatch.chdir(path.parents[2])
     path.write_bytes(pristine)
     events = list(read(path))
-    whole, rng = Record.of(events), random.Random(0)
-    last = len(pristine) - len(lines_of(pristine)[-1])
+    whole, rng, lines = Record.of(events), random.Random(0), lines_of(pristine)
     for case in range(FLIPS):
-        bit = rng.randrange(8 * last)
-        # Half of them on short lines, which a place drawn by bytes would seldom hit.
-        if case % 2:
-            line = rng.randrange(len(events) - 1)
-            bit = 8 * sum(map(len, lines_of(pristine)[:line])) + rng.randrange(8 * len(lines_of(pristine)[line]))
-        damaged = flipped(pristine, bit)
+        # Half of the lines by their length, half by their number: there are many short ones.
+        n = rng.choices(range(len(lines) - 1), [len(line) for line in lines[:-1]] if case % 2 else None)[0]
+        start, bit = sum(map(len, lines[:n])), rng.randrange(8 * len(lines[n]))
+        single = case % 4 < 2
+        damaged = flipped(pristine, 8 * start + bit)
+        for _ in range(0 if single else rng.randint(1, 5)):
+            damaged = flipped(damaged, 8 * start + rng.randrange(8 * len(lines[n])))
         path.write_bytes(damaged)
-        number = pristine[: bit // 8].count(b"\n") + 1
+        if damaged == pristine:
+            continue
         assert verbs.main(["status", "toy"]) == 6
         said = capsys.readouterr().err
-        assert f"mlruns/toy/journal.jsonl:{number}: this line of the record is damaged" in said
+        assert f"mlruns/toy/journal.jsonl:{n + 1}: this line of the record is damaged" in said
         assert said.endswith("python -m harness repair toy\n") and path.read_bytes() == damaged
         done = repair(path)
-        assert number in done.damaged and len(done.damaged) <= 2
-        assert done.original is not None and done.original.read_bytes() == damaged
+        assert n + 1 in done.damaged and done.original is not None and done.original.read_bytes() == damaged
+        if damaged.count(b"\n") == len(lines) and single:
+            assert path.read_bytes() == pristine and done.void == ()
         # An end of a line that is lost makes one of two.
-        hit = {events[n].get("key") for n in (number - 1, number) if n + 1 in done.damaged or pristine[bit // 8] == 10}
+        hit = {events[m].get("key") for m in (n, n + 1)[: 1 + (damaged.count(b"\n") < len(lines))]}
         assert check_repaired(path, whole) <= hit
         done.original.unlink()
 
@@ -154,12 +161,12 @@ def test_whatever_kind_of_line_is_lost_the_rest_stands(pristine: bytes, path: Pa
     whole = Record.of(events)
     for event in [event for event in events if event["event"] == kind][:3]:
         lines = lines_of(pristine)
-        lines[event["n"]] = b"x" + lines[event["n"]][1:]
+        lines[event["n"]] = lost(lines[event["n"]])
         path.write_bytes(b"".join(lines))
         done = repair(path)
         assert done.damaged == (event["n"] + 1,)
-        lost = check_repaired(path, whole)
-        assert lost == ({event["key"]} if kind in ("run_started", "run_ended") else set())
+        again = check_repaired(path, whole)
+        assert again == ({event["key"]} if kind in ("run_started", "run_ended") else set())
 
 
 @pytest.mark.parametrize("start", [0, 5, 4000])
@@ -195,8 +202,8 @@ def test_two_records_in_one_file_are_not_mixed(pristine: bytes, path: Path, faul
     path.write_bytes(b"".join([*lines_of(pristine)[:30], *other[40:]]))
     repair(path)
     record = Record.of(read(path))
-    lost = [event for event in lines_of(pristine)[30:40] if b'"index"' in event or b'"run_started"' in event or b'"run_ended"' in event]
-    assert whole.ended.keys() - {key for key in whole.ended if record.is_done(key)} == {key_of(line) for line in lost}
+    gone = [event for event in lines_of(pristine)[30:40] if b'"index"' in event or b'"run_started"' in event or b'"run_ended"' in event]
+    assert whole.ended.keys() - {key for key in whole.ended if record.is_done(key)} == {key_of(line) for line in gone}
 
 
 def key_of(line: bytes) -> str:
@@ -231,7 +238,7 @@ def test_an_unfinished_run_with_a_gap_does_not_go_on_from_its_checkpoint(pristin
     end = next(event for event in reversed(events) if event["event"] == "run_ended")
     own = [event["n"] for event in events if event.get("key") == end["key"] and "index" in event]
     lines = lines_of(pristine)[: end["n"]]
-    lines[own[1]] = b"x" + lines[own[1]][1:]
+    lines[own[1]] = lost(lines[own[1]])
     path.write_bytes(b"".join(lines))
     assert repair(path).void == (end["key"],)
     assert end["key"] not in Record.of(read(path)).started
@@ -243,7 +250,7 @@ def test_repairs_keep_every_damaged_record(pristine: bytes, path: Path, fault: F
     damaged = []
     for number in (3, 9, 4):
         lines = lines_of(path.read_bytes())
-        lines[number] = b"x" + lines[number][1:]
+        lines[number] = lost(lines[number])
         damaged.append(b"".join(lines))
         path.write_bytes(damaged[-1])
         repair(path)
@@ -267,9 +274,9 @@ def test_a_repair_that_is_killed_can_be_given_again(pristine: bytes, path: Path,
 
 @pytest.mark.slow
 @pytest.mark.skipif(not is_whole(), reason="whole studies: set FAULTS")
-@pytest.mark.parametrize("kind", ["cut", "plan", "selected", "run_started", "evaluation", "run_ended", "lr_chosen"])
+@pytest.mark.parametrize("kind", ["cut", "plan", "selected", "evaluation", "run_ended"])
 def test_the_study_goes_on_to_equal_results(finished_study: Path, pristine: bytes, tmp_path: Path, kind: str, fault: Fault) -> None:
-    """Through the command line: refused with exit 6, repaired by the command it names, run again."""
+    """Through the command line: refused with exit 6, repaired by the command it names, run again. Two bits: the line is lost."""
     fault(Row.JOURNAL)
     path = toy.journal(toy.planned(tmp_path / "damaged", finished_study))
     lines = lines_of(pristine)
@@ -277,7 +284,7 @@ def test_the_study_goes_on_to_equal_results(finished_study: Path, pristine: byte
     if kind == "cut":
         path.write_bytes(pristine[: 2 * len(pristine) // 3])
     else:
-        path.write_bytes(flipped(pristine, 8 * sum(map(len, lines[:place])) + 8 * 30))
+        path.write_bytes(flipped(flipped(pristine, start := 8 * sum(map(len, lines[:place])) + 8 * 30), start + 17))
         refused = toy.run(tmp_path / "damaged")
         assert refused.code == 6 and f"journal.jsonl:{place + 1}: " in refused.err and "python -m harness repair toy" in refused.err
         repaired = toy.finish(toy.start(tmp_path / "damaged", "repair", "toy", module="harness"))
