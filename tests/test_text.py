@@ -11,8 +11,8 @@ import pytest
 from harness import environment, errors, run, terminal
 from harness.console import Console
 from harness.execute import Executor
-from harness.invocation import changes
 from harness.journal import Journal, read
+from harness.preflight import changes
 from harness.record import Record
 from harness.spec import ModelSpec, Study
 from harness.text import censored, presentable, without_secrets
@@ -130,7 +130,7 @@ def test_no_secret_reaches_the_record(tmp_path: Path) -> None:
     assert SECRET not in (tmp_path / "journal.jsonl").read_text(encoding="utf-8")
     assert len(list(read(tmp_path / "journal.jsonl"))) == 3
     # What was left out does not look like a change.
-    assert changes(executor.record, study) == []
+    assert changes(executor.record, study, "") == []
 
 
 def test_a_bug_shows_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import _yaml, invocation, ladder, run, spec
+from harness import _yaml, invocation, ladder, run, spec, workers
 from harness.errors import StudyError
 from harness.plan import Cost, DataSize, Machine, make
 from harness.spec import Study
 from harness.stages import Group, RateChoice, Stages
+from tests import toy
 from tests.faults import studies
 from tests.faults.table import Fault, Row, scaled
 
@@ -198,6 +199,35 @@ def test_the_front_door(
         assert err.endswith("\n") and all(line.isprintable() for line in err.splitlines())
     assert 0 < len(reached) < n
     assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+ABSURD = {
+    "wide": ("model.rungs=[{name: a, n_layer: 1, d_model: 1e15, n_head: 1, d_ff: 1}]", 2),
+    "deep": ("model.rungs=[{name: a, n_layer: 1e9, d_model: 1, n_head: 1, d_ff: 1}]", 2),
+    "many heads": ("model.rungs=[{name: a, n_layer: 1, d_model: 8, n_head: 1e12, d_ff: 1}]", 2),
+    "a target": ("model.rungs=[999999B]", 2),
+    "a target of the other family": ("model={rungs: [150B], family: modern}", 2),
+    "long texts": ("data.seq_len=1e15", 2),
+    "texts": ("data.texts=1e15", 2),
+    "runs": ("seeds=1e15", 2),
+    "evaluations": ("train={epochs: null, max_steps: 1e15, evaluations: every_epoch}", 2),
+    "more than this machine holds": ("model.rungs=[{name: a, n_layer: 10, d_model: 20000, n_head: 20, d_head: 1000, d_ff: 160000}]", 5),
+}
+
+
+@pytest.mark.parametrize("what", ABSURD)
+def test_what_no_machine_can_hold_is_refused_before_memory_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, fault: Fault
+) -> None:
+    fault(Row.STUDY_FILES)
+    monkeypatch.chdir(toy.write(tmp_path))
+    # Nobody builds a model.
+    monkeypatch.setattr(workers.Pool, "submit", None)
+    override, code = ABSURD[what]
+    assert run.main(["toy.yaml", "--quiet", "--no-track", "--set", override]) == code
+    err = capsys.readouterr().err
+    assert "Nothing was run." in err and "Traceback" not in err
+    assert not toy.journal(tmp_path).exists() or not toy.events(tmp_path)
 
 
 def one_letter_off(word: str, kind: str, rng: random.Random) -> str:
