@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from harness import environment, ladder, plugins
+from harness import environment, ladder, memory, plugins, preflight
 from harness.data import Floor
 from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
@@ -166,6 +166,7 @@ def free_bytes(folder: Path) -> int:
 def calibrate(prepared: Prepared, machine: Machine, pool: Pool) -> dict[str, Cost]:
     """Measure every rung in the workers, all of them busy as they will be; the largest first."""
     stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
+    preflight.check_one(stages.plan.rungs, free_memory(machine, memory.available_bytes()))
     specs = [stages.probe(rung) for rung in reversed(stages.plan.rungs)]
     todo, costs = list(specs), dict[str, Cost]()
     while len(costs) < len(specs):

@@ -6,7 +6,7 @@ turns it into runs.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -150,11 +150,17 @@ def make(study: Study, ladder: Sequence[Rung], size: DataSize, costs: Mapping[st
         StudyError: not even the smallest rung fits at `train.min_steps`.
     """
     ordered = sorted(ladder, key=lambda rung: rung.n_params)
-    whole = [_price(study, rung, size, costs[rung.name], 0) for rung in ordered]
+
+    @cache
+    def priced(i: int, cut: int) -> RungPlan:
+        # Asked for again for every number of rungs that may be kept.
+        return _price(study, ordered[i], size, costs[ordered[i].name], cut)
+
+    whole = [priced(i, 0) for i in range(len(ordered))]
     _refuse_absurd(study, size, whole)
     limit = math.inf if within_s is None else within_s
     for n_kept in range(len(ordered), 0, -1):
-        for cut, rungs in _cuts(study, ordered[:n_kept], size, costs):
+        for cut, rungs in _cuts(study, n_kept, priced):
             wall = _wall(study, rungs, size, costs, machine)
             if wall <= limit:
                 left_out = [_leave_out(rung, machine, within_s) for rung in whole[n_kept:]]
@@ -180,10 +186,10 @@ def _refuse_absurd(study: Study, size: DataSize, rungs: Sequence[RungPlan]) -> N
         raise StudyError(f"train.evaluations: {what}, at most {MOST_EVALUATIONS:,} can be had: give a number. Nothing was run.")
 
 
-def _cuts(study: Study, ladder: Sequence[Rung], size: DataSize, costs: Mapping[str, Cost]) -> Iterator[tuple[int, list[RungPlan]]]:
-    """The priced rungs uncut, and at every cut that takes no run below `train.min_steps`."""
+def _cuts(study: Study, n_kept: int, priced: Callable[[int, int], RungPlan]) -> Iterator[tuple[int, list[RungPlan]]]:
+    """The smallest rungs, priced uncut and at every cut that takes no run below `train.min_steps`."""
     for cut in itertools.count():
-        rungs = [_price(study, rung, size, costs[rung.name], cut) for rung in ladder]
+        rungs = [priced(i, cut) for i in range(n_kept)]
         budgets = [steps for rung in rungs for steps in (rung.steps, *rung.budget_steps)]
         if cut and min(budgets) < study.train.min_steps:
             return

@@ -1,11 +1,11 @@
 """Before the first step: whether disk and memory carry the plan, and what has changed since the record was begun."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import PreflightError
-from harness.plan import COSMETIC, Plan
+from harness.plan import COSMETIC, Plan, RungPlan
 from harness.record import Record
 from harness.spec import Study
 from harness.terminal import memory
@@ -35,6 +35,18 @@ def check(plan: Plan, done: float, free_disk: int, free_memory: int | None, wher
     fit = int(free_memory // largest.memory_bytes)
     advice = f"--workers {fit} --replan fits" if fit else f"leave {largest.rung} out, or lower train.batch_size"
     raise PreflightError(f"memory: the rung {largest.rung} needs {each}, {memory(free_memory)} are free here; {advice}. {GONE}")
+
+
+def check_one(rungs: Sequence[RungPlan], free_memory: int | None) -> None:
+    """Refuse a rung that not even one worker can hold, before one is asked to measure it.
+
+    Raises:
+        PreflightError: which one, how much it needs, and what to change.
+    """
+    largest = max(rungs, key=lambda rung: rung.memory_bytes)
+    if free_memory is not None and largest.memory_bytes > free_memory:
+        short = f"the rung {largest.rung} needs {memory(largest.memory_bytes)}, {memory(free_memory)} are free here"
+        raise PreflightError(f"memory: {short}; leave it out, or lower train.batch_size. {GONE}")
 
 
 def changes(record: Record, study: Study, fingerprint: str) -> list[str]:

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from harness import _yaml, invocation, ladder, run, spec
+from harness import _yaml, invocation, ladder, run, spec, workers
 from harness.errors import StudyError
 from harness.plan import Cost, DataSize, Machine, make
 from harness.spec import Study
 from harness.stages import Group, RateChoice, Stages
+from tests import toy
 from tests.faults import studies
 from tests.faults.table import Fault, Row, scaled
 
@@ -135,15 +136,16 @@ def test_structure_that_is_expensive_or_surprising(tmp_path: Path, seed: int, n:
 
 
 LARGE: dict[str, Callable[[int], bytes]] = {
+    "directives": lambda n: b"%X\n" * (n // 3),
+    "folded": lambda n: b"a: >\n" + b" x\n" * (n // 3),
+    "items": lambda n: b"a: [" + b"1," * (n // 2) + b"]",
     "comments": lambda n: b"# x\n" * (n // 4),
     "breaks": lambda n: b"\n" * n,
     "blanks": lambda n: studies.MINIMAL.encode() + b" " * n,
     "one scalar": lambda n: b"a: " + b"x" * n,
     "words": lambda n: b"a: " + b"x " * (n // 2),
     "escapes": lambda n: b'a: "' + b"\\x41" * (n // 4) + b'"',
-    "folded": lambda n: b"a: >\n" + b" x\n" * (n // 3),
     "quoted breaks": lambda n: b"a: '" + b"\n " * (n // 2) + b"'",
-    "items": lambda n: b"a: [" + b"1," * (n // 2) + b"]",
     "keys": lambda n: b"".join(b"k%d: 1\n" % i for i in range(n // 10)),
     "opened": lambda n: b"[" * n,
     "dashes": lambda n: b"- " * (n // 2),
@@ -153,14 +155,13 @@ LARGE: dict[str, Callable[[int], bytes]] = {
     "tabs": lambda n: b"a:\n" + b"\t" * n,
     "one key": lambda n: b"k" * n + b": 1",
     "wide": lambda n: ("a: " + "\U0001f600" * (n // 4)).encode(),
-    "directives": lambda n: b"%X\n" * (n // 3),
     "documents": lambda n: b"---\n" * (n // 4),
     "no text": lambda n: random.Random(0).randbytes(n),
     "zeros": lambda n: bytes(n),
 }
 
 
-@pytest.mark.parametrize("kind", LARGE)
+@pytest.mark.parametrize("kind", list(LARGE)[: scaled(3, len(LARGE))])
 def test_large_files(tmp_path: Path, kind: str, fault: Fault) -> None:
     # As large as is read at all, one byte more, and 50 MB.
     most = _yaml.MAX_BYTES
@@ -198,6 +199,35 @@ def test_the_front_door(
         assert err.endswith("\n") and all(line.isprintable() for line in err.splitlines())
     assert 0 < len(reached) < n
     assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+ABSURD = {
+    "wide": ("model.rungs=[{name: a, n_layer: 1, d_model: 1e15, n_head: 1, d_ff: 1}]", 2),
+    "deep": ("model.rungs=[{name: a, n_layer: 1e9, d_model: 1, n_head: 1, d_ff: 1}]", 2),
+    "many heads": ("model.rungs=[{name: a, n_layer: 1, d_model: 8, n_head: 1e12, d_ff: 1}]", 2),
+    "a target": ("model.rungs=[999999B]", 2),
+    "a target of the other family": ("model={rungs: [150B], family: modern}", 2),
+    "long texts": ("data.seq_len=1e15", 2),
+    "texts": ("data.texts=1e15", 2),
+    "runs": ("seeds=1e15", 2),
+    "evaluations": ("train={epochs: null, max_steps: 1e15, evaluations: every_epoch}", 2),
+    "more than this machine holds": ("model.rungs=[{name: a, n_layer: 10, d_model: 20000, n_head: 20, d_head: 1000, d_ff: 160000}]", 5),
+}
+
+
+@pytest.mark.parametrize("what", ABSURD)
+def test_what_no_machine_can_hold_is_refused_before_memory_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, fault: Fault
+) -> None:
+    fault(Row.STUDY_FILES)
+    monkeypatch.chdir(toy.write(tmp_path))
+    # Nobody builds a model.
+    monkeypatch.setattr(workers.Pool, "submit", None)
+    override, code = ABSURD[what]
+    assert run.main(["toy.yaml", "--quiet", "--no-track", "--set", override]) == code
+    err = capsys.readouterr().err
+    assert "Nothing was run." in err and "Traceback" not in err
+    assert not toy.journal(tmp_path).exists() or not toy.events(tmp_path)
 
 
 def one_letter_off(word: str, kind: str, rng: random.Random) -> str:
