@@ -48,11 +48,6 @@ def contents(root: Path, record: Path, served: Path | None = None) -> dict[str, 
     return found
 
 
-def statuses(root: Path, record: Path) -> dict[str, str]:
-    """The status of every run of a record, by its key."""
-    return {key: run["info"][1] for key, run in contents(root, record).items()}
-
-
 def at_once(folder: Path, root: Path, empty: Path) -> dict[str, Any]:
     """What a store holds after a copy of a study's folder was projected in one go: what any other way must come to."""
     root.mkdir()

@@ -60,7 +60,9 @@ class Proxy:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def come_back(self) -> None:
-        """Listen, on the same port as before."""
+        """Listen, on the same port as before, if that isn't so already."""
+        if self._listener is not None:
+            return
         self._listener = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep, time
 from typing import Any
@@ -57,12 +58,17 @@ def held(server: tuple[int, Path], folder: Path) -> dict[str, Any]:
     return stores.contents(server[1], folder / "journal.jsonl", server[1] / "served")
 
 
+def as_another(journal: Path) -> None:
+    """Make a copied record one of its own, which a store that has the other knows nothing of."""
+    events = list(read(journal))
+    journal.write_bytes(b"".join(map(encode, [events[0] | {"time": round(time(), 3)}, *events[1:]])))
+
+
 @pytest.fixture
 def study(finished_study: Path, tmp_path: Path) -> Path:
-    """A finished study as another record, so that a store that has the first knows nothing of it."""
+    """A copy of a finished study."""
     shutil.copytree(finished_study / "mlruns" / "toy", tmp_path / "toy")
-    path = tmp_path / "toy" / "journal.jsonl"
-    path.write_bytes(b"".join(encode(event | {"time": 1_790_000_000.5} if event["n"] == 0 else event) for event in list(read(path))))
+    as_another(tmp_path / "toy" / "journal.jsonl")
     return tmp_path / "toy"
 
 
@@ -143,38 +149,29 @@ def test_a_call_that_never_returns_holds_up_neither_the_end_of_a_study_nor_of_it
     assert out.splitlines() == ["MLflow does not hold all of toy yet. Bring it level: python -m harness sync toy", "False"]
 
 
-def refuses(proxy: Proxy, folder: Path) -> None:
-    """Away from before the start to after the end."""
-    proxy.refuse()
+def flicker(n: int, line: str) -> str:
+    """Cut every ninth request, in itself or in its answer."""
+    return PASS if n % 9 else CUT_RESPONSE if n % 2 else CUT_REQUEST
 
 
-def hangs(proxy: Proxy, folder: Path) -> None:
-    """Silent from the middle on."""
-    half_way(folder)
-    proxy.decide(HANG)
+@dataclass(frozen=True)
+class Kind:
+    """How a server fails: from the start on, and from the middle of the study on."""
+
+    name: str
+    at_first: Callable[[Proxy], None] = lambda proxy: None
+    half_way: Callable[[Proxy], None] = lambda proxy: None
 
 
-def fails(proxy: Proxy, folder: Path) -> None:
-    """Error 500 from the first request on."""
-    proxy.decide(ERROR)
-
-
-def dies_half_way(proxy: Proxy, folder: Path) -> None:
-    """Every ninth request is cut, in itself or in its answer."""
-    proxy.decide(lambda n, line: PASS if n % 9 else CUT_RESPONSE if n % 2 else CUT_REQUEST)
-
-
-def comes_back(proxy: Proxy, folder: Path) -> None:
-    """Away at first."""
-    proxy.refuse()
-    half_way(folder)
-    proxy.come_back()
-
-
-def never_comes_back(proxy: Proxy, folder: Path) -> None:
-    """Away from the middle on, for good."""
-    half_way(folder)
-    proxy.refuse()
+NEVER_BACK = "never comes back"
+KINDS = (
+    Kind("refuses", at_first=Proxy.refuse),
+    Kind("hangs", half_way=lambda proxy: proxy.decide(HANG)),
+    Kind("500s", at_first=lambda proxy: proxy.decide(ERROR)),
+    Kind("dies half-way", at_first=lambda proxy: proxy.decide(flicker)),
+    Kind("comes back", at_first=Proxy.refuse, half_way=Proxy.come_back),
+    Kind(NEVER_BACK, half_way=Proxy.refuse),
+)
 
 
 def half_way(folder: Path) -> None:
@@ -183,9 +180,9 @@ def half_way(folder: Path) -> None:
 
 
 @whole_only
-@pytest.mark.parametrize("disturb", [refuses, hangs, fails, dies_half_way, comes_back, never_comes_back])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_a_study_ends_as_it_would_have_and_a_later_sync_brings_the_store_level(
-    disturb: Callable[[Proxy, Path], None],
+    kind: Kind,
     server: tuple[int, Path],
     proxy: Proxy,
     finished_study: Path,
@@ -196,15 +193,14 @@ def test_a_study_ends_as_it_would_have_and_a_later_sync_brings_the_store_level(
 ) -> None:
     fault(Row.SERVER)
     folder = toy.planned(tmp_path / "tracked", finished_study)
+    as_another(toy.journal(folder))
     shutil.copy(empty_store, folder / "mlruns" / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", with_password(proxy))
     started = monotonic()
-    if disturb in (refuses, fails, dies_half_way, comes_back):
-        disturb_at_once = disturb if disturb is not comes_back else refuses
-        disturb_at_once(proxy, folder)
+    kind.at_first(proxy)
     process = toy.start(folder, "toy.yaml")
-    if disturb in (hangs, comes_back, never_comes_back):
-        disturb(proxy, folder)
+    half_way(folder)
+    kind.half_way(proxy)
     ended = toy.finish(process)
     assert ended.code == 0, ended.err
     assert time() - toy.events(folder)[-1]["time"] < CLOSE_S, "the end of the study waited for the server"
@@ -213,16 +209,15 @@ def test_a_study_ends_as_it_would_have_and_a_later_sync_brings_the_store_level(
     rest = [line for line in ended.err.splitlines() if line not in warned]
     assert len(warned) <= 1 + (monotonic() - started) // WARN_EVERY_S
     assert set(rest) <= {"warning: MLflow does not hold all of toy yet. Bring it level: python -m harness sync toy"}
-    if disturb is not never_comes_back:
-        proxy.decide(PASS)
-        if disturb is refuses:
-            proxy.come_back()
-    else:
+    local = kind.name == NEVER_BACK
+    if local:
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    else:
+        proxy.decide(PASS)
+        proxy.come_back()
     synced = toy.finish(toy.start(folder, "sync", "toy", module="harness"))
     assert (synced.code, synced.err) == (0, "")
     study = folder / "mlruns" / "toy"
-    local = disturb is never_comes_back
     there = stores.contents(folder / "mlruns", study / "journal.jsonl") if local else held(server, study)
     assert stores.difference(there, stores.at_once(study, tmp_path / "once", empty_store)) == []
     assert "RUNNING" not in {run["info"][1] for run in there.values()}
