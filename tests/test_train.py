@@ -13,7 +13,6 @@ import torch
 from harness import accounting, plugins
 from harness import train as training
 from harness.checkpoint import load_weights
-from harness.context import StopRun
 from harness.data.batches import Order
 from harness.evaluate import evaluate
 from harness.state import State, build_model
@@ -157,12 +156,7 @@ def test_pruning_is_asked_with_the_history_and_never_at_the_end() -> None:
 
 
 def test_a_stopped_run_is_interrupted_and_scores_no_test_texts(tmp_path: Path) -> None:
-    def pulse() -> None:
-        if len(seen) == 6:
-            raise StopRun
-
-    seen: list[int] = []
-    outcome, events = tiny.run(tiny.spec(), progress=lambda step, *_: seen.append(step), pulse=pulse, folder=tmp_path)
+    outcome, events = tiny.run(tiny.spec(), folder=tmp_path, **tiny.stopping_after(6))
     assert (outcome.status, outcome.steps) == ("interrupted", 6)
     # What came after the evaluation of step 4 is in the checkpoint, where the run goes on from, and not in the record.
     assert len(tiny.losses(events)) == 4

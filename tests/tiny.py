@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from harness.context import Context
+from harness.context import Context, StopRun
 from harness.data.corpus import Corpus, prepare
 from harness.runspec import RunSpec
 from harness.spec import Data
@@ -61,6 +61,17 @@ def run(one: RunSpec, **context: Any) -> tuple[Outcome, Events]:
     events: Events = []
     given = {"corpus": corpus()} | context
     return train(one, Context(emit=lambda kind, fields: events.append((kind, fields)), **given)), events
+
+
+def stopping_after(step: int) -> dict[str, Any]:
+    """The part of a context that stops a run after a step."""
+    seen: list[int] = []
+
+    def pulse() -> None:
+        if seen and seen[-1] >= step:
+            raise StopRun
+
+    return {"progress": lambda at, tokens, speed: seen.append(at), "pulse": pulse}
 
 
 def losses(events: Events) -> list[float]:

@@ -143,7 +143,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int | 
     known: dict[int | None, tiny.Events] = {None: []}
     saved = None
     for step in (OLDER, NEWER):
-        _, events = tiny.run(tiny.spec(), folder=folder, checkpoints=folder, resume=saved, **until(step))
+        _, events = tiny.run(tiny.spec(), folder=folder, checkpoints=folder, resume=saved, **tiny.stopping_after(step))
         events = [*known[saved.step if saved else None], *events]
         saved, damaged = find_checkpoint(folder)
         assert saved is not None and saved.step == step and not damaged
@@ -153,12 +153,6 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int | 
 
 def comparable(outcome: object) -> dict[str, object]:
     return {name: value for name, value in vars(outcome).items() if name not in CLOCKS}
-
-
-def until(step: int) -> dict[str, object]:
-    """What stops a run after a step."""
-    seen: list[int] = []
-    return {"progress": lambda at, tokens, speed: seen.append(at), "stop": lambda: bool(seen) and seen[-1] >= step}
 
 
 def damaged_case(case: int, folder: Path) -> tuple[int | None, list[int]]:
