@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+# Before numpy, which it keeps to one thread.
+import harness  # noqa: F401
 from tests import toy
 
 
