@@ -1,14 +1,14 @@
 """Bootstrap over runs: how often each point counts in each replicate, and how losses might have come out besides.
 
 A run is drawn with all its points, since the points of one run share its luck. Percentile intervals at a stated level are made of
-the replicates' estimates, widened for the parameters that the estimate spent.
+the replicates' estimates, corrected for small numbers of runs.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis.additive import Points
+from harness.analysis.additive import Form, Points
 
 ATTEMPTS = 50
 
@@ -58,10 +58,15 @@ def shaken(data: Points, shared: Shared | None, n_draws: int, seed: int) -> np.n
     return losses
 
 
-def widened(estimate_K: np.ndarray, draws_RK: np.ndarray, data: Points) -> np.ndarray:
-    """Draws spread about the estimate by sqrt(n / (n - K)): residuals of a fit with K parameters are smaller than the errors."""
-    free = int(data.free.sum())
+def calibrated(estimate_K: np.ndarray, draws_RK: np.ndarray, data: Points, form: Form) -> np.ndarray:
+    """Draws spread about the estimate so that percentiles hold what they promise with few runs; no change with many.
+
+    Squared error: by sqrt(n / (n - K)), since residuals of a fit with K parameters are smaller than the errors. Log-Huber with its small
+    delta is close to a median, whose bootstrap is too wide with few runs: by (n - K) / n, found by simulation (27 to 245 runs, noise of
+    .5 to 2 %: 95 % intervals held the truth in 92 to 98 % of studies; in 92 to 99 % as they were).
+    """
     # Runs, not points: points of one run don't make its error better known.
-    n = int(data.run.max()) + 1
-    spread: np.ndarray = estimate_K + np.sqrt(n / max(n - free, 1)) * (draws_RK - estimate_K)
+    n, free = int(data.run.max()) + 1, int(data.free.sum())
+    factor = np.sqrt(n / max(n - free, 1)) if form == "squared" else max((n - free) / n, 0.5)
+    spread: np.ndarray = estimate_K + factor * (draws_RK - estimate_K)
     return spread

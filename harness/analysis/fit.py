@@ -176,7 +176,7 @@ def _bound(theta: np.ndarray, data: Points) -> str:
 
 
 def _bootstrap(theta: np.ndarray, data: Points, form: Form, n_draws: int, seed: int, shared: Shared | None) -> tuple[np.ndarray, int]:
-    """(R, K) replicates of the estimate, widened into the box, and how many did not settle."""
+    """(R, K) replicates of the estimate, calibrated, within the box, and how many did not settle."""
     if not n_draws:
         return np.empty((0, theta.size)), 0
     w, y = bootstrap.replicates(data, n_draws, seed), bootstrap.shaken(data, shared, n_draws, seed)
@@ -184,7 +184,7 @@ def _bootstrap(theta: np.ndarray, data: Points, form: Form, n_draws: int, seed: 
     start = project(data, w, y, COARSE) if form == "squared" else np.repeat(theta[None], n_draws, axis=0)
     found = descend(start, data, w, form, y)
     low, high = bounds(data)
-    return np.clip(bootstrap.widened(theta, found.theta, data), low, high), int((~found.ended).sum())
+    return np.clip(bootstrap.calibrated(theta, found.theta, data, form), low, high), int((~found.ended).sum())
 
 
 def _named(theta: np.ndarray, drawn: np.ndarray, data: Points, level: float) -> dict[str, Constant]:
