@@ -52,12 +52,26 @@ def fit_surface(
         irreducible: a fixed E, such as the known floor of the data; None leaves it free.
         shared: see `harness.analysis.fit.fit`.
     """
+    first, second = (fit_one(runs, estimator, columns, irreducible, n_draws, seed, level, shared) for estimator in ESTIMATORS)
+    return Surface(first, second, gap(first, second))
+
+
+def fit_one(
+    runs: pd.DataFrame,
+    estimator: Estimator,
+    columns: Columns | None = None,
+    irreducible: float | None = None,
+    n_draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    shared: Shared | None = None,
+) -> Fit:
+    """Fit the surface by one estimator; arguments as in `fit_surface`."""
     names = columns or Columns()
     sigma = None if names.sigma is None else runs[names.sigma].to_numpy(float)
     run = None if names.run is None else runs[names.run].to_numpy()
     data = points(runs[[names.n, names.d]].to_numpy(float), runs[names.loss].to_numpy(float), sigma, run, irreducible)
-    first, second = (fit(data, estimator, n_draws, seed, level, shared) for estimator in ESTIMATORS)
-    return Surface(first, second, gap(first, second))
+    return fit(data, estimator, n_draws, seed, level, shared)
 
 
 def gap(first: Fit, second: Fit) -> tuple[str, ...]:
