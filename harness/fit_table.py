@@ -13,12 +13,11 @@ from typing import Any
 import pandas as pd
 
 from harness import plugins
+from harness.analysis.design import coverage, judge
 from harness.analysis.fit import Constant, Fit
 from harness.analysis.surface import Columns, Surface, allocation_interval, fit_surface
 from harness.errors import StudyError
 
-# Statuses without numbers: the command then ends as a wrong use of it does.
-WITHOUT_NUMBERS = ("too few", "not identified")
 FLOPS_PER_PARAM_TOKEN = 6
 SHOWN = 12
 
@@ -60,7 +59,14 @@ class Fitted:
     def problem(self) -> str | None:
         """Why there are no numbers, if there are none."""
         fit = self.surface.log_huber
-        return f"{fit.status}: {fit.reason}" if fit.status in WITHOUT_NUMBERS else None
+        if fit.status == "not identified":
+            return f"{fit.status}: {judge(self.rows['n'], self.rows['d']).reason or fit.reason}"
+        return f"{fit.status}: {fit.reason}" if fit.status == "too few" else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the rows are too few or too close for."""
+        return coverage(self.rows["n"], self.rows["d"]).warnings
 
 
 def fit_table(request: Request) -> Fitted:
@@ -162,6 +168,7 @@ def as_data(fitted: Fitted) -> dict[str, Any]:
     return _estimate(surface.log_huber) | {
         "vpnls": _estimate(surface.vpnls),
         "outside_each_others_interval": list(surface.gap),
+        "warnings": list(fitted.warnings),
         "excluded": [asdict(row) for row in fitted.excluded],
         "file": str(request.path),
         "columns": {name: column for name, column in columns.items() if column is not None},
@@ -230,6 +237,7 @@ def notes(fitted: Fitted) -> list[str]:
         lines.append(
             f"the two estimates of {', '.join(surface.gap)} lie outside each other's interval: the form or the noise is not as assumed"
         )
+    lines += fitted.warnings
     if fitted.excluded:
         lines.append(f"left out, {len(fitted.excluded)} rows:")
         lines += [f"  line {row.line}: {row.reason}" for row in fitted.excluded[:SHOWN]]

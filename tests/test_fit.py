@@ -273,6 +273,7 @@ def test_a_loss_that_does_not_fall_with_tokens_says_so() -> None:
     runs = pd.DataFrame({"n_params": n, "train_tokens": d, "test_loss": 1.5 + 400 * n**-0.35})
     found = fit_surface(runs, n_draws=0)
     assert {found.log_huber.status, found.vpnls.status} == {"at a bound"}
+    assert "B is 0: the loss does not fall with this variable" in found.log_huber.reason and found.log_huber.reason == found.vpnls.reason
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     [
         (frame().assign(params=1e6), "too few", "alpha needs 3 different values"),
         (frame(sizes=2), "too few", "alpha needs 3"),
-        (frame(ratios=(20,)), "not identified", "condition number"),
+        (frame(ratios=(20,)), "not identified", "condition"),
     ],
 )
 def test_what_has_no_surface_ends_with_its_status(
@@ -168,6 +168,7 @@ def test_what_has_no_surface_ends_with_its_status(
     assert (found["status"], found["alpha"], found["objective"]) == (status, None, None)
     assert what in found["reason"] and what in err
     assert run_fit(path) == 2
+    assert ("add 1e+06 parameters on" in err) == (status == "not identified")
 
 
 @pytest.mark.parametrize("more", [("--drop-highest", "-1"), ("--bootstraps", "-5")])

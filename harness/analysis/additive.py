@@ -15,6 +15,8 @@ Form = Literal["squared", "log-huber"]
 DELTA = 1e-3
 LEAST_EXPONENT, MOST_EXPONENT = 0.01, 3.0
 LEAST_LOG, MOST_LOG = -30.0, 10.0
+# A term that is nowhere over e^-12 of the median loss, less than any measurement shows, has gone.
+GONE = -12.0
 TINY = 1e-300
 
 
@@ -144,6 +146,14 @@ def jacobian(theta_RK: np.ndarray, x_Nk: np.ndarray) -> tuple[np.ndarray, np.nda
         J_RKN[:, 1 + j] = term_RN
         J_RKN[:, 1 + k + j] = -x_Nk[:, j] * term_RN
     return theta_RK[:, :1] + J_RKN[:, 1 : 1 + k].sum(axis=1), J_RKN
+
+
+def gone(theta_RK: np.ndarray, data: Points) -> np.ndarray:
+    """(R, k) whether each term is nowhere large enough to see; its exponent then means nothing."""
+    k = data.terms
+    largest = np.stack([-theta_RK[:, 1 + k + j, None] * data.x[:, j] for j in range(k)], axis=1).max(axis=2)
+    too_small: np.ndarray = theta_RK[:, 1 : 1 + k] + largest < GONE
+    return too_small
 
 
 def residual(fitted_RN: np.ndarray, y_RN: np.ndarray, form: Form) -> np.ndarray:

@@ -15,6 +15,7 @@ import pandas as pd
 from harness.analysis.additive import Law, points, theta_of
 from harness.analysis.condition import PLAUSIBLE, WORST_CONDITION, condition_number
 from harness.analysis.descent import descend
+from harness.analysis.intervals import Values
 
 # A published surface (Besiroglu et al. 2024), where nothing is known of the study's own.
 PRIOR = Law(1.81686, (482.01, 2085.43), PLAUSIBLE)
@@ -23,6 +24,8 @@ DECADE = 10.0
 # Multiples of a size's own budget that may be proposed.
 MULTIPLES = (0.25, 0.5, 2.0, 4.0)
 MOST_ADDED = 4
+# What is proposed should not end just under the limit.
+GOOD_CONDITION = WORST_CONDITION / 10
 # Sizes or budgets this close are one level.
 SAME = 1.05
 
@@ -35,8 +38,8 @@ class Coverage:
 
     n_runs: int
     sizes: int
-    fewest_budgets: int
-    """Budgets of the size that has fewest."""
+    crossed_sizes: int
+    """Sizes that have three token budgets or more."""
     size_reach: float
     token_reach: float
     ratio_reach: float
@@ -55,7 +58,7 @@ class Design:
     condition_then: float
 
 
-def judge(n_params: Sequence[float], train_tokens: Sequence[float], exponents: Sequence[float] = PLAUSIBLE) -> Design:
+def judge(n_params: Values, train_tokens: Values, exponents: Sequence[float] = PLAUSIBLE) -> Design:
     """Judge a grid of runs, given as pairs, at plausible exponents; above a condition of 1e4 the fit is refused."""
     grid = np.column_stack([np.asarray(n_params, float), np.asarray(train_tokens, float)])
     condition, covered = condition_number(grid, exponents), coverage(n_params, train_tokens)
@@ -69,25 +72,23 @@ def judge(n_params: Sequence[float], train_tokens: Sequence[float], exponents: S
     return Design("not identified", condition, why + what, covered, added, then)
 
 
-def coverage(n_params: Sequence[float], train_tokens: Sequence[float]) -> Coverage:
+def coverage(n_params: Values, train_tokens: Values) -> Coverage:
     """Levels and reach of a grid, with a warning where an exponent would rest on too little."""
     n, d = np.asarray(n_params, float), np.asarray(train_tokens, float)
     size = _levels(n)
     budgets = [len(np.unique(_levels(d[size == level]))) for level in np.unique(size)]
-    sizes, fewest = len(budgets), min(budgets)
+    sizes, crossed = len(budgets), sum(count >= LEAST_LEVELS for count in budgets)
     reach = {"size": n.max() / n.min(), "tokens": d.max() / d.min(), "ratio": (d / n).max() / (d / n).min()}
     warnings = []
-    if sizes < LEAST_LEVELS:
-        warnings.append(f"{sizes} sizes; an exponent needs {LEAST_LEVELS}")
-    if fewest < LEAST_LEVELS:
-        warnings.append(f"a size has {fewest} token budgets; an exponent needs {LEAST_LEVELS}")
+    if crossed < LEAST_LEVELS:
+        warnings.append(f"{crossed} of {sizes} sizes have {LEAST_LEVELS} token budgets or more; exponents need {LEAST_LEVELS} such sizes")
     warnings += [
         f"{name} spans a factor of {span:.3g}; less than a decade" for name, span in reach.items() if span < DECADE and name != "ratio"
     ]
-    return Coverage(n.size, sizes, fewest, reach["size"], reach["tokens"], reach["ratio"], tuple(warnings))
+    return Coverage(n.size, sizes, crossed, reach["size"], reach["tokens"], reach["ratio"], tuple(warnings))
 
 
-def extrapolation(n_params: Sequence[float], train_tokens: Sequence[float], n: float, d: float) -> str:
+def extrapolation(n_params: Values, train_tokens: Values, n: float, d: float) -> str:
     """A warning if a prediction lies over a decade past the data, else nothing."""
     far = []
     for name, values, x in (("parameters", n_params, n), ("tokens", train_tokens, d)):
@@ -107,7 +108,7 @@ def _levels(values: np.ndarray) -> np.ndarray:
 
 
 def _additions(grid: np.ndarray, exponents: Sequence[float]) -> tuple[pd.DataFrame, float]:
-    """The fewest and cheapest runs that bring the condition under the limit: other budgets at the ends and the middle of the sizes."""
+    """The fewest and cheapest runs that bring the condition well under the limit: other budgets at the ends and the middle of the sizes."""
     sizes = np.unique(grid[:, 0])
     bases = [float(sizes[i]) for i in sorted({0, len(sizes) // 2, len(sizes) - 1})]
     own = {n: float(np.exp(np.log(grid[grid[:, 0] == n, 1]).mean())) for n in bases}
@@ -116,7 +117,7 @@ def _additions(grid: np.ndarray, exponents: Sequence[float]) -> tuple[pd.DataFra
         works = []
         for chosen in combinations(candidates, count):
             condition = condition_number(np.vstack([grid, chosen]), exponents)
-            if condition <= WORST_CONDITION:
+            if condition <= GOOD_CONDITION:
                 works.append((sum(n * d for n, d in chosen), chosen, condition))
         if works:
             _, best, condition = min(works)
@@ -138,8 +139,8 @@ class Width:
 
 
 def expected_width(
-    n_params: Sequence[float],
-    train_tokens: Sequence[float],
+    n_params: Values,
+    train_tokens: Values,
     noise: float,
     prior: Law = PRIOR,
     level: float = 0.95,

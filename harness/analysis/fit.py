@@ -18,6 +18,7 @@ from harness.analysis.additive import (
     Points,
     bounds,
     constants,
+    gone,
     law,
     objective,
     predicted,
@@ -36,8 +37,6 @@ EXPONENT_NAMES = {1: ("alpha",), 2: ("alpha", "beta")}
 FACTOR_NAMES = {1: ("A",), 2: ("A", "B")}
 # A term needs as many different values of its variable as it has shape: factor and exponent, and E beside them.
 LEAST_VALUES = 3
-# A term that is nowhere over e^-12 of the loss, less than any measurement shows, has gone.
-GONE = -12.0
 # Nodes for each exponent in a replicate's grid: enough to start in the right valley.
 COARSE = 10
 NAN = float("nan")
@@ -137,11 +136,12 @@ def fit(
     if condition > WORST_CONDITION:
         return _without(data, estimator, "not identified", _unidentified(condition), condition, level)
     theta, status, reason = _estimate(data, estimator)
-    condition = max(condition, condition_number(np.exp(data.x + data.centre), law(theta, data).exponents, data.irreducible is None))
-    if condition > WORST_CONDITION:
-        return _without(data, estimator, "not identified", _unidentified(condition), condition, level)
+    if status == "converged":
+        condition = max(condition, condition_number(np.exp(data.x + data.centre), law(theta, data).exponents, data.irreducible is None))
+        if condition > WORST_CONDITION:
+            return _without(data, estimator, "not identified", f"at the fitted exponents, {_unidentified(condition)}", condition, level)
     drawn, failed = _bootstrap(theta, data, form, n_draws, seed, shared)
-    value = float(objective(theta[None], data, form)[0]) * (data.scale**2 if form == "squared" else 1.0)
+    value = float(objective(theta[None], data, form)[0]) * (data.scale * data.scale if form == "squared" else 1.0)
     runs = int(data.run.max()) + 1
     found = _named(theta, drawn, data, level)
     return Fit(estimator, status, reason, found, value, condition, data.n, runs, level, n_draws, failed, data, theta, drawn)
@@ -155,20 +155,21 @@ def _estimate(data: Points, estimator: Estimator) -> tuple[np.ndarray, Status, s
         found = descend(project(data, data.weights[None]), data, data.weights[None], "squared", tolerance=1e-14)
         theta, converged = found.theta[0], bool(found.ended[0])
         reason = "the best node of the grid, refined" if converged else "not converged: the last digits still moved"
-    if not converged:
-        return theta, "not converged", reason
-    bound = _bound(theta, data)
-    return theta, "at a bound" if bound else "converged", bound or reason
+    # Past a bound a descent may creep for ever, squared error along the bound itself; what matters is then the bound.
+    bound = _bound(theta, data) if converged or estimator == "VPNLS" else ""
+    if bound:
+        return theta, "at a bound", bound
+    return theta, "converged" if converged else "not converged", reason
 
 
 def _bound(theta: np.ndarray, data: Points) -> str:
     """What says that the data want a law outside the box."""
-    k = data.terms
+    k, vanished = data.terms, gone(theta[None], data)[0]
     found = []
     if data.irreducible is None and theta[0] <= 0:
         found.append("E is 0: a law without an irreducible loss fits as well")
     for j, (factor, exponent) in enumerate(zip(FACTOR_NAMES[k], EXPONENT_NAMES[k], strict=True)):
-        if float(np.max(theta[1 + j] - theta[1 + k + j] * data.x[:, j])) < GONE:
+        if vanished[j]:
             found.append(f"{factor} is 0: the loss does not fall with this variable")
         elif theta[1 + k + j] <= LEAST_EXPONENT or theta[1 + k + j] >= MOST_EXPONENT:
             found.append(f"{exponent} is at the end of its range, {theta[1 + k + j]:g}")

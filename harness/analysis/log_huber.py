@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize
 
-from harness.analysis.additive import DELTA, Points, bounds, jacobian, objective, penalty, predicted, residual
+from harness.analysis.additive import DELTA, Points, bounds, gone, jacobian, objective, penalty, predicted, residual
 from harness.analysis.descent import descend, normal_equations
 from harness.analysis.projection import starts
 
@@ -94,8 +94,8 @@ def minimise(data: Points, starts_SK: np.ndarray, solver: Solver | None = None) 
 def verdict(theta: np.ndarray, found: Descents, data: Points) -> Verdict:
     """Converged is: a small gradient at theta, several starts that ended there, and those not where they began."""
     gradient = relative_gradient(theta, data)
-    there = np.abs(found.ends - theta).max(axis=1) < SAME
-    left = np.abs(found.starts - found.ends).max(axis=1) > SAME
+    there = _distance(found.ends, theta[None], data) < SAME
+    left = _distance(found.starts, found.ends, data) > SAME
     n, stayed, agreeing = len(there), int((~left).sum()), int((there & left).sum())
     if gradient > SMALL_GRADIENT:
         still = f", and {stayed} of {n} starts ended where they began" if stayed else ""
@@ -105,6 +105,15 @@ def verdict(theta: np.ndarray, found: Descents, data: Points) -> Verdict:
         why = f"not converged: {agreeing} of {n} starts came to the best answer from elsewhere, {needed} are needed"
         return Verdict(False, why, gradient, agreeing, n)
     return Verdict(True, f"{agreeing} of {n} starts agree, relative gradient {gradient:.0e}", gradient, agreeing, n)
+
+
+def _distance(first: np.ndarray, second: np.ndarray, data: Points) -> np.ndarray:
+    """(R,) the largest difference in any parameter, but for those of terms that have gone from both."""
+    away = np.abs(first - second)
+    both = gone(first, data) & gone(second, data)
+    away[:, 1:] = np.where(np.concatenate([both, both], axis=1), 0.0, away[:, 1:])
+    largest: np.ndarray = away.max(axis=1)
+    return largest
 
 
 def relative_gradient(theta: np.ndarray, data: Points) -> float:
