@@ -1,6 +1,7 @@
-"""The other verbs: `python -m harness status|report|sample|repeat|sync|repair|doctor|list|ui`. Thin: each parses, calls and prints."""
+"""The other verbs: `python -m harness status|report|fit|sample|repeat|sync|repair|doctor|list|ui`. Thin: each parses, calls and prints."""
 
 import argparse
+import json
 import subprocess
 import sys
 import traceback
@@ -8,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import harness
-from harness import doctor, errors, lease, plugins, terminal, tracking
+from harness import doctor, errors, fit_table, lease, plugins, terminal, tracking
 from harness.confine import confined
 from harness.console import Console
 from harness.errors import DamageError, HarnessError, PreflightError, StudyError
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     made = verb("report", report, "write results.csv and the report again, from the record")
     made.add_argument("study", metavar="STUDY")
     made.add_argument("--no-times", action="store_true", help="leave out what differs between two machines")
+    fit_arguments(verb("fit", fit, "fit E + A/N^alpha + B/D^beta to a CSV of anyone's runs"))
     drawn = verb("sample", sample, "let a trained run write texts")
     drawn.add_argument("run", metavar="RUN", help="a run's key or the beginning of it, or its name, as in results.csv")
     drawn.add_argument("--temperature", type=float, default=1.0)
@@ -76,6 +78,22 @@ def parser() -> argparse.ArgumentParser:
     verb("list", list_plugins, "what can be named in a study file").add_argument("what", choices=sorted(PLUGINS))
     verb("ui", ui, "open MLflow over mlruns/").add_argument("--port", type=int, default=tracking.UI_PORT)
     return top
+
+
+def fit_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `fit`."""
+    sub.add_argument("table", metavar="CSV", type=Path, help="a header line, then a row a run, each at the end of its own schedule")
+    sub.add_argument("--n", metavar="COLUMN", required=True, help="parameters")
+    data = sub.add_mutually_exclusive_group(required=True)
+    data.add_argument("--d", metavar="COLUMN", help="training tokens")
+    data.add_argument("--flops", metavar="COLUMN", help="training FLOPs, from which D = C / 6N follows")
+    sub.add_argument("--loss", metavar="COLUMN", required=True)
+    sub.add_argument("--sigma", metavar="COLUMN", help="standard deviation of each loss; weights are 1 / sigma^2")
+    sub.add_argument("--run", metavar="COLUMN", help="names the run, where a run has several rows: the bootstrap draws whole runs")
+    sub.add_argument("--drop-highest", metavar="K", type=int, default=0, help="leave out the K rows of highest loss")
+    sub.add_argument("--bootstraps", metavar="N", type=int, default=1000)
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--json", action="store_true", help="all numbers at full precision")
 
 
 def study_folder(study: str) -> Path:
@@ -131,6 +149,25 @@ def report(options: argparse.Namespace) -> None:
     console.print(terminal.frame_table(rung_table(results), console.width))
     for path in (folder / "results.csv", *(path for path in paths if path.parent.name == "report")):
         console.say(f" {path}")
+
+
+def fit(options: argparse.Namespace) -> None:
+    """The loss surface of a table of runs, by both estimators."""
+    if min(options.drop_highest, options.bootstraps, options.seed) < 0:
+        raise StudyError("fit: --drop-highest, --bootstraps and --seed must be 0 or more")
+    names = {name: getattr(options, name) for name in ("n", "d", "flops", "loss", "sigma", "run", "drop_highest", "bootstraps", "seed")}
+    fitted = fit_table.fit_table(fit_table.Request(options.table, **names))
+    if options.json:
+        print(json.dumps(fit_table.as_data(fitted), indent=1))
+    else:
+        console = Console()
+        console.say(f" L(N, D) = E + A / N^alpha + B / D^beta, {len(fitted.rows)} rows of {options.table}")
+        if fitted.problem is None:
+            console.print(terminal.frame_table(fit_table.as_table(fitted), console.width))
+        for note in fit_table.notes(fitted):
+            console.say(f" {note}")
+    if fitted.problem is not None:
+        raise StudyError(f"{options.table}: {fitted.problem}.")
 
 
 def sample(options: argparse.Namespace) -> None:

@@ -8,14 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
+# Before numpy, which it keeps to one thread.
 from harness import tracking_store
 from tests import toy
 from tests.faults.table import pytest_terminal_summary
 
 # Here, not beside the fault tests: where tests run side by side, only this file is read by the process that prints.
 __all__ = ["empty_store", "finished_study", "pytest_terminal_summary"]
+
+
+def pytest_configure() -> None:
+    """One thread, as in a worker: models this small gain nothing from more, and test processes side by side would wait for each other's."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @contextmanager
@@ -26,10 +33,6 @@ def made_once(name: str, tmp_path_factory: pytest.TempPathFactory, request: pyte
     with open(shared / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield shared / name
-
-
-# As in a worker: models this small gain nothing from threads, and test processes side by side would wait for each other's.
-torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
