@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.search import Trial, finished_trial, opening_rates, pruning, search_digest, suggest
+from harness import search as searching
+from harness.search import Trial, finished_trial, opening_rates, pruning, search_digest
 from harness.spec import Search
 from tests.fakes import CLIFF, final_loss
 
@@ -22,6 +23,11 @@ N_PARAMS = 50_000
 
 def search(**changes: Any) -> Search:
     return Search.model_validate({"trials": 12, "batch": 4} | changes)
+
+
+def suggest(settings: Search, study: str, rung: str, finished: list[Trial], count: int) -> list[float]:
+    """The rates alone."""
+    return [point.lr for point in searching.suggest(settings, study, rung, finished, count)]
 
 
 def curve(final: float, until: int = STEPS, start: float = 3.4) -> tuple[tuple[int, float], ...]:
@@ -68,7 +74,7 @@ def test_another_process_suggests_the_same() -> None:
     script = (
         "import json, sys; from harness.search import Trial, suggest; from harness.spec import Search\n"
         "trials = [Trial(*fields, tuple((s, v) for s, v in history)) for *fields, history in json.load(sys.stdin)]\n"
-        "print(json.dumps(suggest(Search(trials=12, batch=4), 's', 'r', trials, 4)))"
+        "print(json.dumps([p.lr for p in suggest(Search(trials=12, batch=4), 's', 'r', trials, 4)]))"
     )
     trials = whole_search(search(), "s")[:8]
     told = json.dumps([[t.number, t.lr, t.status, t.value, t.history] for t in trials])
