@@ -26,7 +26,7 @@ def export(record: Record, path: Path) -> dict[str, int]:
             name = f"{record.study['study']} {rung}"
             told(search, finished, optuna.create_study(storage=storage, study_name=name, direction="minimize"))
         storage.engine.dispose()
-        durable.replace(path, aside.read_bytes(), "export")
+        durable.replace(path, aside.read_bytes(), "report")
     return {rung: len(finished) for rung, finished in trials.items()}
 
 
