@@ -1,4 +1,4 @@
-"""The other verbs: `python -m harness status|report|fit|sample|repeat|sync|repair|doctor|list|ui`. Thin: each parses, calls and prints."""
+"""The other verbs, such as `python -m harness status`. Thin: each parses, calls and prints."""
 
 import argparse
 import json
@@ -21,6 +21,7 @@ from harness.repair import repair
 from harness.repeat import repeat
 from harness.results import from_record, write_csv
 from harness.run import ROOT
+from harness.search_export import export
 from harness.text import without_secrets
 from harness.writing import write_texts
 from reports import document
@@ -74,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
     level = verb("sync", sync, "bring MLflow level with the record")
     level.add_argument("study", metavar="STUDY")
     level.add_argument("--rebuild", action="store_true", help="delete the study's runs in MLflow first, and write all of them again")
+    shown = verb("export-optuna", export_optuna, "write the searches as a file that optuna-dashboard opens")
+    shown.add_argument("study", metavar="STUDY")
+    shown.add_argument("file", metavar="FILE", nargs="?", type=Path, help="optuna.db in the study's folder unless given")
     verb("repair", mend, "set damaged lines of a record aside and keep the rest").add_argument("study", metavar="STUDY")
     verb("list", list_plugins, "what can be named in a study file").add_argument("what", choices=sorted(PLUGINS))
     verb("ui", ui, "open MLflow over mlruns/").add_argument("--port", type=int, default=tracking.UI_PORT)
@@ -219,6 +223,15 @@ def sync(options: argparse.Namespace) -> None:
         count = projection.rebuild() if options.rebuild else projection.sync()
         projection.finish(folder / "report")
     print(f"{count} events of {folder.name} were written to {without_secrets(projection.uri)}")
+
+
+def export_optuna(options: argparse.Namespace) -> None:
+    """An sqlite file with one Optuna study a rung."""
+    folder, record = load(options.study)
+    path = options.file or folder / "optuna.db"
+    counts = export(record, path)
+    print("\n".join(f"{rung}: {n} trials" for rung, n in counts.items()) or "no trial has ended yet")
+    print(f"open it with: optuna-dashboard sqlite:///{path}")
 
 
 def mend(options: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ MOST = 10**15
 # Far above what any study needs, and far below what would fill a machine before anything is trained.
 MOST_ITEMS = 100
 MOST_SEEDS = MOST_TRIALS = 1_000
+MOST_EXTENSIONS = 10
 MOST_EVALUATIONS = 10_000
 MOST_SAMPLES = 10_000
 MOST_LAYERS = 1_000
@@ -190,6 +191,7 @@ BatchSize = Annotated[int, Field(ge=1, le=MOST_LONG), _whole(1, most=MOST_LONG)]
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS), _whole(1, most=MOST_LAYERS)]
 Seeds = Annotated[int, Field(ge=1, le=MOST_SEEDS), _whole(1, most=MOST_SEEDS)]
 Trials = Annotated[int, Field(ge=0, le=MOST_TRIALS), _whole(0, most=MOST_TRIALS)]
+Extensions = Annotated[int, Field(ge=0, le=MOST_EXTENSIONS), _whole(0, most=MOST_EXTENSIONS)]
 TrialBatch = Annotated[int, Field(ge=1, le=MOST_TRIALS), _whole(1, most=MOST_TRIALS)]
 SampleCount = Annotated[int, Field(ge=0, le=MOST_SAMPLES), _whole(0, most=MOST_SAMPLES)]
 EpochsOrNone = Annotated[
@@ -197,6 +199,7 @@ EpochsOrNone = Annotated[
 ]
 Positive = Annotated[float, Field(gt=0), _real("a number > 0", lambda x: x > 0)]
 PositiveOrNone = Annotated[Annotated[float, Field(gt=0)] | None, _real("a number > 0", lambda x: x > 0, or_null=True)]
+NumberOrNone = Annotated[float | None, _real("a number", lambda x: True, or_null=True)]
 ZeroOrMore = Annotated[float, Field(ge=0), _real("a number >= 0", lambda x: x >= 0)]
 Fraction = Annotated[float, Field(ge=0, le=1), _real("a number from 0 to 1", lambda x: 0 <= x <= 1)]
 Momentum = Annotated[float, Field(ge=0, lt=1), _real("a number >= 0 and < 1", lambda x: 0 <= x < 1)]

@@ -25,6 +25,9 @@ MARGIN = 1.1
 # On the disk, a run by itself (its events, its rows in MLflow) and each of its steps (a line of the record, points in MLflow).
 RUN_BYTES, STEP_BYTES = 600_000, 400
 MOST_RUNS = 100_000
+# An extension carries a search past an end of its range by this factor, with so many trials.
+EXTENSION_FACTOR = 10**0.5
+EXTENSION_TRIALS = 2
 # Keys of a study that say nothing about what is run.
 COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints"})
 
@@ -63,7 +66,8 @@ class RungPlan:
     """One rung: what it is, its budget, and the price of its runs.
 
     `steps`, `train_tokens`, `epochs`, `train_flops` are of one run. `estimated_s` is for all `runs`, on one worker. `skipped` says why
-    the rung is left out, else None. `budget_steps` are the further data budgets of a grid.
+    the rung is left out, else None. `budget_steps` are the further data budgets of a grid. `trials`: 0 where its rate is not searched;
+    those of an extension are priced, but are not among `runs`.
     """
 
     rung: str
@@ -89,6 +93,7 @@ class RungPlan:
     memory_bytes: int
     disk_bytes: int
     skipped: str | None = None
+    trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -152,11 +157,11 @@ def make(study: Study, ladder: Sequence[Rung], size: DataSize, costs: Mapping[st
     ordered = sorted(ladder, key=lambda rung: rung.n_params)
 
     @cache
-    def priced(i: int, cut: int) -> RungPlan:
+    def priced(i: int, cut: int, trials: int) -> RungPlan:
         # Asked for again for every number of rungs that may be kept.
-        return _price(study, ordered[i], size, costs[ordered[i].name], cut)
+        return _price(study, ordered[i], size, costs[ordered[i].name], cut, trials)
 
-    whole = [priced(i, 0) for i in range(len(ordered))]
+    whole = [priced(i, 0, trials) for i, trials in enumerate(_trials(study, len(ordered)))]
     _refuse_absurd(study, size, whole)
     limit = math.inf if within_s is None else within_s
     for n_kept in range(len(ordered), 0, -1):
@@ -186,10 +191,10 @@ def _refuse_absurd(study: Study, size: DataSize, rungs: Sequence[RungPlan]) -> N
         raise StudyError(f"train.evaluations: {what}, at most {MOST_EVALUATIONS:,} can be had: give a number. Nothing was run.")
 
 
-def _cuts(study: Study, n_kept: int, priced: Callable[[int, int], RungPlan]) -> Iterator[tuple[int, list[RungPlan]]]:
+def _cuts(study: Study, n_kept: int, priced: Callable[[int, int, int], RungPlan]) -> Iterator[tuple[int, list[RungPlan]]]:
     """The smallest rungs, priced uncut and at every cut that takes no run below `train.min_steps`."""
     for cut in itertools.count():
-        rungs = [priced(i, cut) for i in range(n_kept)]
+        rungs = [priced(i, cut, trials) for i, trials in enumerate(_trials(study, n_kept))]
         budgets = [steps for rung in rungs for steps in (rung.steps, *rung.budget_steps)]
         if cut and min(budgets) < study.train.min_steps:
             return
@@ -199,8 +204,12 @@ def _cuts(study: Study, n_kept: int, priced: Callable[[int, int], RungPlan]) -> 
 
 
 def runs_of(rung: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> int:
-    """A recorded rung's runs; one fewer than planned where its search chose the default rate, which is then not trained twice."""
-    return int(rung["runs"]) - int(chosen is not None and chosen["lr"] == chosen["default_lr"])
+    """A recorded rung's runs; one fewer than planned where its search chose the default rate, which is then not trained
+    twice, and more where it was extended."""
+    if chosen is None:
+        return int(rung["runs"])
+    extension = chosen.get("extension_trials")
+    return int(rung["runs"]) - int(chosen["lr"] == chosen["default_lr"]) + int(extension if extension and extension > 0 else 0)
 
 
 def total_runs(plan: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any]]) -> int:
@@ -260,7 +269,20 @@ def _step_tokens(study: Study, size: DataSize) -> float:
     return size.n_train * size.mean_tokens / steps_per_epoch(size, study.train.batch_size)
 
 
-def _price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int) -> RungPlan:
+def _trials(study: Study, n_rungs: int) -> list[int]:
+    """The trials of each rung, smallest first: none at those whose rate is predicted."""
+    searched = n_rungs
+    if study.search.transfer == "predict":
+        searched = min(n_rungs, study.search.transfer_from or max(2, n_rungs - 1))
+    return [study.search.trials] * searched + [0] * (n_rungs - searched)
+
+
+def extension_trials(study: Study) -> int:
+    """The most trials by which a search may exceed `search.trials`; none is ever needed without a search."""
+    return EXTENSION_TRIALS * study.search.extend if study.search.trials else 0
+
+
+def _price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials: int) -> RungPlan:
     """A rung at a cut: its budget, and the seconds of all its runs on one worker."""
     steps, *further = budget_steps(study, rung, size, cut)
     tokens = round(steps * _step_tokens(study, size))
@@ -268,7 +290,9 @@ def _price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int) -> Ru
     defaults = 1 if study.search.trials else 0
     ladder_runs = study.seeds * (1 + len(further)) + defaults
     ladder_s = [_run_s(study, size, cost, s, True) for s in (steps, *further)]
-    search_s = study.search.trials * _run_s(study, size, cost, steps, False)
+    # With a pruner about a quarter of the trials' steps is never made (docs/log.md), which pays for an extension.
+    extension = extension_trials(study) if trials and study.search.pruner == "none" else 0
+    search_s = (trials + extension) * _run_s(study, size, cost, steps, False)
     estimated = search_s + study.seeds * sum(ladder_s) + defaults * ladder_s[0]
     counts = rung.counts
     # What a batch holds at once: its real tokens, or all positions where padding is learned.
@@ -291,7 +315,8 @@ def _price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int) -> Ru
         flops_per_token=per_token,
         train_flops=per_token * tokens,
         six_nd=6.0 * counts.n_params * tokens,
-        runs=study.search.trials + ladder_runs,
+        runs=trials + ladder_runs,
+        trials=trials,
         step_s=cost.step_s,
         estimated_s=estimated * MARGIN,
         memory_bytes=cost.process_bytes + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens),

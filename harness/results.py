@@ -43,11 +43,12 @@ SAMPLE_COLUMNS = _columns(
 )
 SEARCH_COLUMNS = _columns(
     "rung family n_params lr lr_status reason trials completed pruned diverged failed best_lr best_val_loss fitted_lr fitted_low "
-    "fitted_high fitted_val_loss low high default_lr highest_stable_lr"
+    "fitted_high fitted_val_loss low high default_lr highest_stable_lr lr_source collapsed extended extension_trials cliff_lr regret "
+    "default_regret noise seed_noise values importances"
 )
 
 INVOCATION_COLUMNS = _columns("id started seconds exit_code command host completed")
-OBJECT_COLUMNS = TEXT_COLUMNS | frozenset(_columns("at texts id started command host"))
+OBJECT_COLUMNS = TEXT_COLUMNS | frozenset(_columns("at texts id started command host values importances"))
 FLAG_COLUMNS = frozenset({"best"})
 WHOLE_COLUMNS = _columns(
     "n_params non_embedding_params train_texts seed train_tokens trial embedding_params head_params n_layer d_model n_head d_head d_ff "

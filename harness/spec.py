@@ -213,6 +213,37 @@ class LrRange(Block):
         return self
 
 
+class Dimension(Block):
+    """Where another key of `train` is searched: a range, or a list of choices."""
+
+    low: v.NumberOrNone = None
+    """Lowest value tried."""
+    high: v.NumberOrNone = None
+    """Highest value tried. > low."""
+    log: bool = False
+    """Whether the range is searched on a log scale; low is then > 0."""
+    choices: tuple[float | int | str, ...] = ()
+    """The values tried, instead of a range. At least two."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        ranged = self.low is not None and self.high is not None
+        if ranged == bool(self.choices) or (self.choices and (self.low is not None or self.high is not None)):
+            raise _misfit("choices", "give low and high, or choices")
+        if self.choices and len(set(self.choices)) < 2:
+            raise _misfit("choices", "give two different choices or more")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise _misfit("low", f"must be below high ({self.high:g}), not {self.low:g}")
+        if self.log and self.low is not None and self.low <= 0:
+            raise _misfit("low", f"must be > 0 on a log scale, not {self.low:g}")
+        return self
+
+
+# Keys of `train` that a search may vary beside the rate.
+RANGED = ("weight_decay", "warmup_fraction", "lr_min_fraction", "beta1", "beta2", "eps", "dropout", "grad_clip")
+SEARCHED = (*RANGED, "batch_size", "schedule")
+
+
 class Search(Block):
     """The search for each rung's learning rate; every rung gets the same trials."""
 
@@ -222,12 +253,53 @@ class Search(Block):
     """Trials for each rung, at most 1,000. 0 (or search: null): no search, all runs at default_lr."""
     batch: v.TrialBatch = 4
     """Trials suggested at a time, before the sampler hears of their results. 1 to 1,000."""
-    sampler: Literal["tpe", "grid", "random"] = "tpe"
-    """How rates are suggested: tpe, grid or random."""
+    sampler: Literal["tpe", "gp", "qmc", "grid", "random"] = "tpe"
+    """How rates are suggested: tpe, gp (a Gaussian process), qmc (evenly spread, of any number), grid or random."""
     pruner: Literal["none", "median", "halving"] = "median"
     """Which trials are ended early: none, median (those worse than the median) or halving (successive halving)."""
     default_lr: v.Positive = 1e-3
     """The untuned rate that each rung is also trained at, once, to compare. > 0."""
+    extend: v.Extensions = 2
+    """Where the best rate lies at an end of the range, the search goes on past it: at most so often, by a factor of 10^(1/2) with two
+    further trials each time. 0 to 10; 0: never."""
+    order: Literal["together", "in_turn"] = "together"
+    """together: all rungs are searched side by side. in_turn: smallest first, each also trying the rate that the smaller ones predict."""
+    transfer: Literal["measure", "predict"] = "measure"
+    """measure: search every rung. predict: search the smallest rungs, in turn, and take the others' rate from the law that they show."""
+    transfer_from: v.CountOrNone = None
+    """predict: how many of the smallest rungs are searched, at least 2. null: all but the largest."""
+    space: Annotated[dict[str, Dimension], BeforeValidator(_filled)] = {}
+    """Other keys of train to search together with the rate, such as {train.weight_decay: {low: 1e-3, high: 1, log: true}} or
+    {train.batch_size: {choices: [16, 32, 64]}}. The best trial's values are then used as they stand. {}: the rate alone."""
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> Self:
+        for key, dimension in self.space.items():
+            name = key.removeprefix("train.")
+            if not key.startswith("train.") or name not in SEARCHED:
+                hint = " (the range of rates is search.lr)" if key in ("train.lr", "lr") else ""
+                raise _misfit("space", f"{key} can't be searched{hint}. There are: {', '.join(f'train.{one}' for one in SEARCHED)}")
+            if name not in RANGED and not dimension.choices:
+                raise _misfit("space", f"{key} needs choices")
+            for value in dimension.choices or (dimension.low, dimension.high):
+                _check_train(key, name, value)
+        if "train.batch_size" in self.space and self.pruner != "none":
+            raise _misfit("pruner", "steps of different batch sizes don't compare: searching train.batch_size needs search.pruner: none")
+        if self.space and self.sampler == "grid":
+            raise _misfit("sampler", "a grid goes over rates alone: give another sampler, or leave search.space out")
+        if self.transfer_from is not None and self.transfer_from < 2:
+            raise _misfit("transfer_from", f"a law needs two rungs or more, not {self.transfer_from}")
+        if self.transfer == "predict" and not self.trials:
+            raise _misfit("transfer", "there is nothing to predict from without a search (search.trials)")
+        return self
+
+
+def _check_train(key: str, name: str, value: object) -> None:
+    """A value that `train` itself would refuse is refused here, with its words."""
+    try:
+        Train.model_validate({name: value})
+    except ValidationError as error:
+        raise _misfit("space", f"{key}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 class Budgets(Block):

@@ -4,27 +4,22 @@ A lane is a generator that yields groups of runs, is sent how each ended, and yi
 sent and on nothing else, so that after an interruption it takes the same way again, runs that are done being answered from the record.
 """
 
-import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from harness import search as searching
-from harness.analysis.learning_rate import Optimum, optimum
 from harness.plan import DataSize, Plan, RungPlan, ablation_steps, steps_per_epoch
+from harness.rates import EXTENSION_FACTOR, EXTENSION_TRIALS, choose_rate, predict_rate, prediction, values_of
 from harness.runspec import RunSpec
 from harness.schedule import evaluation_steps
-from harness.search import Trial
+from harness.search import Point, Trial
 from harness.spec import Study
 
 # The seed of every trial. Ladder runs have the seeds 0, 1, ..., so that the winner of a search is judged on fresh ones.
 SEARCH_SEED = 1_000_003
-# All trials of a search share a seed, so they can't show what a seed changes: over seeds, the validation loss of ladder runs had a standard
-# deviation of .007 to .022 nats a token (20k to 230k on the embedded corpus, docs/log.md).
-SEED_NOISE = 0.01
 
 
 @dataclass(frozen=True)
@@ -53,6 +48,7 @@ class RateChoice:
 
 
 Lane = Generator[Group | RateChoice, list[Ended], None]
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,35 +60,92 @@ class Stages:
     size: DataSize
 
     def rung(self, rung: RungPlan) -> Lane:
-        """Search the rung's rate, then train it with every seed at that rate, and once at the default."""
+        """Search the rung's rate, then train it with every seed at that rate, and once at the default.
+
+        Where rungs are searched in turn, the smallest one's lane is that of all.
+        """
         search = self.study.search
         if not search.trials:
             yield Group(tuple(self._ladder(rung, search.default_lr, "default", "")))
-            return
+        elif search.order == "together" and search.transfer == "measure":
+            choice, values = yield from self._search(rung, None)
+            yield Group(tuple(self._after(rung, choice, values)))
+        elif rung.rung == self.plan.kept[0].rung:
+            yield from self._in_turn()
+
+    def _in_turn(self) -> Lane:
+        """Search the rungs one after the other, smallest first; then all ladder runs, which need each other no more."""
+        choices: list[Mapping[str, Any]] = []
+        specs: list[RunSpec] = []
+        values: Values = {}
+        for rung in self.plan.kept:
+            if rung.trials == 0:
+                choice = predict_rate(self.study, rung, choices)
+                yield RateChoice(rung.rung, choice)
+            else:
+                choice, values = yield from self._search(rung, prediction(self.study, rung, choices))
+                choices.append(choice)
+            # A rung whose rate is predicted takes the other values of the largest one that was searched.
+            specs += self._after(rung, choice, values)
+        yield Group(tuple(specs))
+
+    def _search(self, rung: RungPlan, predicted: float | None) -> Generator[Group | RateChoice, list[Ended], tuple[dict[str, Any], Values]]:
+        """All trials of a rung, its range carried past an end where the optimum lies there; the choice, and the winner's other values."""
+        search, low, high, extended = self.study.search, self.study.search.lr.low, self.study.search.lr.high, 0
         trials: list[Trial] = []
         while len(trials) < search.trials:
             count = min(search.batch, search.trials - len(trials))
-            rates = searching.suggest(search, self.study.study, rung.rung, trials, count)
-            specs = tuple(self._trial(rung, len(trials) + i, lr) for i, lr in enumerate(rates))
-            ended = yield Group(specs, tuple(trials))
-            trials += [searching.finished_trial(e.spec.trial or 0, e.spec.lr, e.fields, e.history) for e in ended]
-        choice = choose_rate(self.study, rung, trials)
+            points = searching.suggest(search, self.study.study, rung.rung, trials, count, self._own(), predicted)
+            trials += yield from self._try(rung, points, trials, searching.search_digest(search, predicted))
+        choice = choose_rate(self.study, rung, trials, self.size, low, high)
+        while extended < search.extend and choice["lr_status"] == "edge":
+            side = str(choice["edge_side"])
+            tried = [trial.lr for trial in trials if trial.status != "failed"]
+            rates = searching.extension_rates(tried, low, high, side, EXTENSION_FACTOR, EXTENSION_TRIALS)
+            points = [Point(lr, tuple(sorted(choice["values"].items()))) for lr in rates]
+            trials += yield from self._try(rung, points, trials, searching.search_digest(search, predicted, extended=True))
+            extended, low, high = extended + 1, min(low, *rates), max(high, *rates)
+            choice = choose_rate(self.study, rung, trials, self.size, low, high, extended)
         yield RateChoice(rung.rung, choice)
-        tuned = list(self._ladder(rung, choice["lr"], "tuned", choice["lr_status"]))
-        default = self._spec(rung, "ladder", search.default_lr, 0, lr_source="default")
-        yield Group((*tuned, *([] if default.key in {spec.key for spec in tuned} else [default])))
+        return choice, choice["values"]
+
+    def _try(
+        self, rung: RungPlan, points: Sequence[Point], earlier: Sequence[Trial], digest: str
+    ) -> Generator[Group | RateChoice, list[Ended], list[Trial]]:
+        """One batch of trials."""
+        specs = tuple(
+            replace(self._spec(rung, "search", point.lr, SEARCH_SEED, values=dict(point.others)), trial=len(earlier) + i, search=digest)
+            for i, point in enumerate(points)
+        )
+        ended = yield Group(specs, tuple(earlier))
+        return [
+            searching.finished_trial(one.spec.trial or 0, one.spec.lr, one.fields, one.history, point.others)
+            for one, point in zip(ended, points, strict=True)
+        ]
+
+    def _after(self, rung: RungPlan, choice: Mapping[str, Any], values: Values) -> list[RunSpec]:
+        """What is trained once a rung's rate is known: every seed at that rate, and one run at the default with the study's own values."""
+        status = "" if choice["lr_source"] == "predicted" else choice["lr_status"]
+        chosen = list(self._ladder(rung, choice["lr"], choice["lr_source"], status, values))
+        default = self._spec(rung, "ladder", self.study.search.default_lr, 0, lr_source="default")
+        return [*chosen, *([] if default.key in {spec.key for spec in chosen} else [default])]
+
+    def _own(self) -> dict[str, Any]:
+        """The study's own values of the keys that are searched beside the rate."""
+        return {key: getattr(self.study.train, key.removeprefix("train.")) for key in self.study.search.space}
 
     def ablations(self, ladder: Sequence[Ended]) -> Lane:
         """The best rung (lowest mean validation NLL over seeds at its tuned rate) on fewer training texts, with every seed."""
         best = self._best(ladder)
         if best is None:
             return
-        rung, lr, source, status = best
+        rung, like = best
+        values, labels = values_of(self.study.search, like), {"lr_source": like.lr_source, "lr_status": like.lr_status}
         specs = []
         for n_texts in self.study.ablations.train_texts:
             steps = ablation_steps(self.study, self.size, rung, n_texts)
             for seed in range(self.study.seeds):
-                specs.append(self._spec(rung, "ablation", lr, seed, steps=steps, train_texts=n_texts, lr_source=source, lr_status=status))
+                specs.append(self._spec(rung, "ablation", like.lr, seed, steps, n_texts, values, **labels))
         if specs:
             yield Group(tuple(specs))
 
@@ -100,37 +153,46 @@ class Stages:
         """A run that is only measured."""
         return self._spec(rung, "search", self.study.search.default_lr, SEARCH_SEED)
 
-    def _best(self, ladder: Sequence[Ended]) -> tuple[RungPlan, float, str, str] | None:
-        main_source = "tuned" if self.study.search.trials else "default"
+    def _best(self, ladder: Sequence[Ended]) -> tuple[RungPlan, RunSpec] | None:
+        """The best rung and one of its runs at the chosen rate."""
+        main_sources = ("tuned", "predicted") if self.study.search.trials else ("default",)
         means: dict[str, list[float]] = {}
         rates: dict[str, RunSpec] = {}
         for run in ladder:
             scored = run.fields["status"] == "completed" and run.fields["val_nll"] is not None
-            if run.spec.stage == "ladder" and run.spec.lr_source == main_source and scored:
+            if run.spec.stage == "ladder" and run.spec.lr_source in main_sources and scored:
                 means.setdefault(run.spec.rung, []).append(run.fields["val_nll"])
                 rates[run.spec.rung] = run.spec
         if not means:
             return None
         name = min(means, key=lambda rung: float(np.mean(means[rung])))
-        spec = rates[name]
-        return next(r for r in self.plan.kept if r.rung == name), spec.lr, spec.lr_source, spec.lr_status
+        return next(r for r in self.plan.kept if r.rung == name), rates[name]
 
-    def _ladder(self, rung: RungPlan, lr: float, source: str, status: str) -> Sequence[RunSpec]:
+    def _ladder(self, rung: RungPlan, lr: float, source: str, status: str, values: Values | None = None) -> Sequence[RunSpec]:
         """All seeds at the rung's own budget, and at each further budget of a grid."""
         runs = [("ladder", rung.steps), *(("budget", steps) for steps in rung.budget_steps)]
         seeds = range(self.study.seeds)
         labels: dict[str, Any] = {"lr_source": source, "lr_status": status}
-        return [self._spec(rung, stage, lr, seed, steps=steps, **labels) for stage, steps in runs for seed in seeds]
-
-    def _trial(self, rung: RungPlan, number: int, lr: float) -> RunSpec:
-        spec = self._spec(rung, "search", lr, SEARCH_SEED)
-        return replace(spec, trial=number, search=searching.search_digest(self.study.search))
+        return [self._spec(rung, stage, lr, seed, steps, values=values, **labels) for stage, steps in runs for seed in seeds]
 
     def _spec(
-        self, rung: RungPlan, stage: str, lr: float, seed: int, steps: int | None = None, train_texts: int | None = None, **labels: Any
+        self,
+        rung: RungPlan,
+        stage: str,
+        lr: float,
+        seed: int,
+        steps: int | None = None,
+        train_texts: int | None = None,
+        values: Values | None = None,
+        **labels: Any,
     ) -> RunSpec:
-        train, n_texts = self.study.train, min(train_texts or self.size.n_train, self.size.n_train)
+        """A run. `values`: keys of `train` that a search set otherwise than the study file."""
+        plain, n_texts = self.study.train, min(train_texts or self.size.n_train, self.size.n_train)
+        train = plain.model_copy(update={key.removeprefix("train."): value for key, value in (values or {}).items()})
         steps = rung.steps if steps is None else steps
+        if train.batch_size != plain.batch_size:
+            # The budget is in tokens: a larger batch has fewer steps.
+            steps = max(1, round(steps * plain.batch_size / train.batch_size))
         return RunSpec(
             stage=stage,
             rung=rung.rung,
@@ -161,36 +223,3 @@ class Stages:
             seed=seed,
             **labels,
         )
-
-
-def choose_rate(study: Study, rung: RungPlan, trials: Sequence[Trial]) -> dict[str, Any]:
-    """What a finished search says of a rung: the rate to use, its status, and the fitted optimum."""
-    search = study.search
-    frame = pd.DataFrame({"lr": [t.lr for t in trials], "val_loss": [t.value for t in trials], "status": [t.status for t in trials]})
-    found: Optimum = optimum(frame, search.lr.low, search.lr.high, noise=SEED_NOISE)
-    counts = frame["status"].value_counts()
-    fields = asdict(found)
-    # Nothing completed: the comparison with the default rate is all that is left to train.
-    lr = _rate_to_use(found.lr, trials) if math.isfinite(found.lr) else search.default_lr
-    return {
-        "rung": rung.rung,
-        "family": rung.family,
-        "n_params": rung.n_params,
-        "lr": lr,
-        "lr_status": fields.pop("status"),
-        "trials": len(trials),
-        **{status: int(counts.get(status, 0)) for status in ("completed", "pruned", "diverged", "failed")},
-        **{k: v for k, v in fields.items() if k not in ("lr", "bowl", "n_completed", "n_pruned", "n_diverged")},
-        "low": search.lr.low,
-        "high": search.lr.high,
-        "default_lr": search.default_lr,
-    }
-
-
-def _rate_to_use(lr: float, trials: Sequence[Trial]) -> float:
-    """A rate that was tried, to its last digit, or a fitted one to six digits.
-
-    The analysis works in logarithms, and its last digits may differ between versions of its libraries: without this, a run at the default
-    rate would not be known as the same run again, and a resumed study could train its ladder at a rate that is new by 1e-16.
-    """
-    return next((trial.lr for trial in trials if math.isclose(trial.lr, lr, rel_tol=1e-12)), float(f"{lr:.6g}"))

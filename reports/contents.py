@@ -194,7 +194,12 @@ def _ledger(results: Results) -> list[Block]:
 
 def _verdicts(results: Results) -> list[str]:
     searches = results.searches[results.searches["lr_status"] != "resolved"].sort_values("n_params")
-    said = {"edge": "lies at the end of the range", "flat": "is flat", "unresolved": "is not resolved"}
+    said = {
+        "edge": "lies at the end of the range",
+        "flat": "is flat",
+        "unresolved": "is not resolved",
+        "predicted": "was not searched but predicted",
+    }
     lines = []
     for _, row in searches.iterrows():
         status, reason = str(row["lr_status"]), str(row["reason"] or "").rstrip(".")

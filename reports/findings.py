@@ -15,6 +15,7 @@ from harness.analysis.intervals import Interval
 from harness.results import Results
 from reports import numbers
 from reports.numbers import NLL_DECIMALS, bracketed, listed, plural, power
+from reports.rates import law_in_words, rates
 from reports.summary import Rung, best, budgets, chosen, default_lr, interval, measured, rungs
 
 
@@ -147,7 +148,8 @@ def _rate_by_size(results: Results) -> Finding | None:
         order = f" Over the {len(resolved)} resolved rungs Spearman's rho is {numbers.fixed(rho, 2)}."
     left = len(searches) - len(resolved)
     left_out = f" {plural(left, 'search')} without a resolved minimum {'is' if left == 1 else 'are'} left out." if left else ""
-    return Finding("best rate", f"The best learning rate {verb} with size, from {ends.format('to')}.{order}{left_out}", True)
+    law = law_in_words(rates(results))
+    return Finding("best rate", f"The best learning rate {verb} with size, from {ends.format('to')}.{order}{law}{left_out}", True)
 
 
 def _rate(row: pd.Series) -> str:

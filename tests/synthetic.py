@@ -13,10 +13,10 @@ import pandas as pd
 from harness.results import (
     EVALUATION_COLUMNS,
     FURTHER_COLUMNS,
+    OBJECT_COLUMNS,
     PUBLIC_COLUMNS,
     SAMPLE_COLUMNS,
     SEARCH_COLUMNS,
-    TEXT_COLUMNS,
     Results,
 )
 
@@ -141,7 +141,9 @@ class _Maker:
                 "fitted_high": best * 1.5 if fitted else None,
             }
             | {"fitted_val_loss": self.nll(rung) / MEAN_TOKENS if fitted else None, "low": 1e-5, "high": 3e-2, "default_lr": DEFAULT_LR}
-            | {"highest_stable_lr": min(best * 7, 3e-2)}
+            | {"highest_stable_lr": min(best * 7, 3e-2), "lr_source": "tuned", "extended": 0, "extension_trials": 0, "collapsed": 0}
+            | {"cliff_lr": best * 8 if best * 8 < 3e-2 else None, "regret": 0.0, "noise": 0.002, "seed_noise": 0.012}
+            | {"default_regret": 9 * math.log10(best / DEFAULT_LR) ** 2 / MEAN_TOKENS if fitted else None, "values": {}, "importances": {}}
         )
 
     def ladder(self, rung: str) -> None:
@@ -212,7 +214,7 @@ def _top1(nll: float) -> float:
 
 def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame(rows).reindex(columns=columns)
-    for column in set(columns) - TEXT_COLUMNS - {"at", "texts", "best"}:
+    for column in set(columns) - OBJECT_COLUMNS - {"best"}:
         frame[column] = pd.to_numeric(frame[column])
     return frame
 

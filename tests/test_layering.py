@@ -98,7 +98,7 @@ def test_reports_stay_light(name: str) -> None:
 @pytest.mark.parametrize(
     ("library", "doors"),
     [
-        ("optuna", {"harness.search"}),
+        ("optuna", {"harness.search", "harness.search_export"}),
         ("mlflow", {"harness.tracking", "harness.tracking_store"}),
         ("yaml", {"harness.spec", "harness._yaml", "harness.study_file"}),
         ("matplotlib", {"reports."}),

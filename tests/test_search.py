@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.search import Trial, finished_trial, opening_rates, pruning, search_digest, suggest
+from harness import search as searching
+from harness.search import Trial, finished_trial, opening_rates, pruning, search_digest
 from harness.spec import Search
 from tests.fakes import CLIFF, final_loss
 
@@ -22,6 +23,11 @@ N_PARAMS = 50_000
 
 def search(**changes: Any) -> Search:
     return Search.model_validate({"trials": 12, "batch": 4} | changes)
+
+
+def suggest(settings: Search, study: str, rung: str, finished: list[Trial], count: int) -> list[float]:
+    """The rates alone."""
+    return [point.lr for point in searching.suggest(settings, study, rung, finished, count)]
 
 
 def curve(final: float, until: int = STEPS, start: float = 3.4) -> tuple[tuple[int, float], ...]:
@@ -68,7 +74,7 @@ def test_another_process_suggests_the_same() -> None:
     script = (
         "import json, sys; from harness.search import Trial, suggest; from harness.spec import Search\n"
         "trials = [Trial(*fields, tuple((s, v) for s, v in history)) for *fields, history in json.load(sys.stdin)]\n"
-        "print(json.dumps(suggest(Search(trials=12, batch=4), 's', 'r', trials, 4)))"
+        "print(json.dumps([p.lr for p in suggest(Search(trials=12, batch=4), 's', 'r', trials, 4)]))"
     )
     trials = whole_search(search(), "s")[:8]
     told = json.dumps([[t.number, t.lr, t.status, t.value, t.history] for t in trials])
@@ -272,8 +278,82 @@ def test_the_digest_of_a_search_holds_all_that_decides_a_trial() -> None:
         {"sampler": "grid"},
         {"pruner": "none"},
         {"default_lr": 2e-3},
+        {"space": SPACE},
     ]
     digests = {search_digest(search(**change)) for change in [{}, *changes]}
     assert len(digests) == len(changes) + 1
-    assert search_digest(search(trials=20)) == search_digest(search())
+    assert search_digest(search(trials=20, extend=0)) == search_digest(search())
+    assert len({search_digest(search()), search_digest(search(), 2e-3), search_digest(search(), extended=True)}) == 3
     assert search_digest(search(trials=20, sampler="grid")) != search_digest(search(sampler="grid"))
+
+
+SPACE: dict[str, Any] = {
+    "train.weight_decay": {"low": 1e-3, "high": 1.0, "log": True},
+    "train.schedule": {"choices": ["constant", "cosine"]},
+    "train.dropout": {"low": 0.0, "high": 0.5},
+}
+OWN: dict[str, Any] = {"train.weight_decay": 0.01, "train.schedule": "cosine", "train.dropout": 0.9}
+
+
+def searched(settings: Search, study: str, own: dict[str, Any] | None = None, predicted: float | None = None) -> list[Trial]:
+    """All trials of a search of the rate and other keys, on a bowl in the rate and in the logarithm of the weight decay."""
+    trials: list[Trial] = []
+    while len(trials) < settings.trials:
+        points = searching.suggest(settings, study, "r", trials, min(settings.batch, settings.trials - len(trials)), own, predicted)
+        for point in points:
+            decay = dict(point.others).get("train.weight_decay", 0.1)
+            loss = final_loss(point.lr, N_PARAMS) + 0.05 * math.log(decay / 0.1) ** 2
+            trials.append(Trial(len(trials), point.lr, "completed", loss, curve(loss), point.others))
+    return trials
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc", "random"])
+def test_other_keys_are_tried_in_their_ranges_and_the_first_trial_has_the_studys_own_values(sampler: str) -> None:
+    trials = searched(search(sampler=sampler, space=SPACE), "s", OWN)
+    # A value of the study's own that the space doesn't have is taken as the nearest that it has.
+    assert dict(trials[0].others) == {"train.weight_decay": 0.01, "train.schedule": "cosine", "train.dropout": 0.5}
+    others = [dict(trial.others) for trial in trials]
+    assert all(1e-3 <= o["train.weight_decay"] <= 1 and 0 <= o["train.dropout"] <= 0.5 for o in others)
+    assert {o["train.schedule"] for o in others} == {"constant", "cosine"}
+    assert len({o["train.weight_decay"] for o in others}) == 12 and searched(search(sampler=sampler, space=SPACE), "s", OWN) == trials
+
+
+def test_the_importance_of_what_matters_is_larger() -> None:
+    settings = search(sampler="qmc", trials=40, space=SPACE)
+    found = searching.importances(settings, searched(settings, "s", OWN))
+    assert set(found) == {"lr", *SPACE} and sum(found.values()) == pytest.approx(1)
+    assert min(found["lr"], found["train.weight_decay"]) > 5 * max(found["train.dropout"], found["train.schedule"])
+    assert searching.importances(search(), whole_search(search(), "s")) == {}
+
+
+def test_a_predicted_rate_is_the_second_trial_and_takes_the_place_of_the_cell_that_it_is_in() -> None:
+    trials = searched(search(), "s", predicted=4e-3)
+    assert rates(trials)[:2] == [1e-3, 4e-3]
+    assert opening_rates(search(), 4e-3)[2:] == opening_rates(search())[1:3]
+    assert opening_rates(search(batch=1), 4e-3) == [1e-3, 4e-3] and opening_rates(search(trials=1), 4e-3) == [1e-3]
+
+
+def test_qmc_is_even_and_each_number_has_its_place() -> None:
+    settings = search(sampler="qmc", trials=24)
+    trials = searched(settings, "s")
+    x = np.sort(np.log(rates(trials)[4:]))
+    gaps = np.diff(x) / math.log(3000)
+    assert gaps.max() < 3 / 20 and gaps.min() > 1 / 60
+    one_by_one = [searching.suggest(settings, "s", "r", trials[: 9 + i], 1)[0] for i in range(3)]
+    assert searching.suggest(settings, "s", "r", trials[:9], 3) == one_by_one
+
+
+@pytest.mark.slow
+def test_gp_suggests_from_the_history_and_finds_the_bottom() -> None:
+    settings = search(sampler="gp", default_lr=0.1)
+    trials = searched(settings, "s")
+    again = searching.suggest(settings, "s", "r", trials[:8], 4)
+    assert [point.lr for point in again] == rates(trials)[8:] and all(1e-5 <= lr <= 3e-2 for lr in rates(trials)[1:])
+    best = min(trial.value for trial in trials if trial.value)
+    assert best - min(final_loss(lr, N_PARAMS) for lr in np.geomspace(1e-5, 3e-2, 500)) < 0.02
+
+
+@pytest.mark.parametrize(("side", "ends"), [("high", (1.1e-2, 3e-2 * 10**0.5)), ("low", (2.7e-5, 1e-5 / 10**0.5))])
+def test_an_extension_reaches_from_the_outermost_trial_to_the_new_end(side: str, ends: tuple[float, float]) -> None:
+    first, last = searching.extension_rates([1e-3, 2.7e-5, 2e-4, 1.1e-2], 1e-5, 3e-2, side, 10**0.5, 2)
+    assert last == pytest.approx(ends[1]) and first == pytest.approx(math.sqrt(ends[0] * ends[1]))

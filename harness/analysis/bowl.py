@@ -19,7 +19,9 @@ MIN_POINTS = 6
 NARROWINGS = 2
 UNDETERMINED = 0.4
 # Prior standard deviation of the asymmetry: third-order over second-order coefficient, per unit of x (a factor e in rate).
-ASYMMETRY = 0.2
+ASYMMETRY = 0.3
+# Standard deviation of what the shape of a bowl adds to its noise, as a share of the height of the window.
+MISFIT = 0.004
 HUBER = 2.0
 TINY = 1e-9
 
@@ -107,7 +109,9 @@ def _local(
     fit = _robust((x[near] - centre) / scale, y[near], ASYMMETRY * scale)
     # The noise is the least over the windows: a wide one holds misfit, and the narrowest alone was picked for seeming noisy.
     least, dof = (fit.noise, fit.dof) if wider is None or fit.noise < wider.noise else (wider.noise, wider.dof)
-    drawn = _draw(fit, float(np.hypot(least, noise)), dof, np.random.default_rng(seed), n_draws)
+    # A cubic follows no real bowl exactly, least so over a high window.
+    unlike = MISFIT * float(np.ptp(y[near]))
+    drawn = _draw(fit, float(np.sqrt(least**2 + noise**2 + unlike**2)), dof, np.random.default_rng(seed), n_draws)
     minima, vertex = centre + scale * _minimum(drawn), float(centre + scale * _minimum(fit.coefficients))
     low, high = float(x[near].min()), float(x[near].max())
     return Bowl(fit.coefficients, centre, scale, low, high, near.size, window, least, dof, vertex, minima)

@@ -4,7 +4,8 @@ Trials go in; the rate to use, the fitted optimum and a sentence come out. The f
 flatters itself. Only a `resolved` optimum may carry a conclusion; the others fall back on the best completed trial's rate.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -24,10 +25,17 @@ MIN_RATES = 4
 SHAPE_LEVEL = 0.01
 # An interval over this share of the range says nothing about where the optimum is.
 FLAT_SHARE = 0.6
+OPEN_SHARE = 0.5
 # A trial this many times the noise above the best is clearly worse: the optimum is not past it.
 BRACKET_NOISE = 4.0
 # Called resolved, an optimum past the end would be missed for good: so a wider interval must keep clear of the ends.
 TOUCH_LEVEL = 0.99
+# A completed trial that has lost this share of what the best one learned, at a higher rate, fell off a cliff rather than stands on a slope.
+CLIFF_SHARE = 0.5
+# A share of that way which noise may well make.
+SLIGHT_SHARE = 0.04
+# Over seeds the loss of ladder runs had a standard deviation of .3 to 1 % of itself (20k to 230k, docs/log.md).
+SEED_NOISE_SHARE = 0.007
 # Beyond this log rate an extrapolated minimum is only a direction.
 FAR = 20.0
 NAN = float("nan")
@@ -38,8 +46,8 @@ class Optimum:
     """What a search of one rung says about its learning rate. Rates are peaks, losses nats per token; NaN where there is none.
 
     `lr` is the rate to use. `regret`: the fit's loss at `lr` over the fit's minimum. `highest_stable_lr`: the highest rate that
-    did not diverge. `cliff_lr`: the lowest rate that diverged above every completed one. `noise`: residual standard deviation.
-    The fitted curve holds over `window_low` to `window_high`.
+    neither diverged nor collapsed. `cliff_lr`: the lowest rate that did, above every other one. `noise`: residual standard deviation;
+    `seed_noise`: what was added to it. The fitted curve holds over `window_low` to `window_high`.
     """
 
     lr: float
@@ -57,17 +65,30 @@ class Optimum:
     n_completed: int
     n_pruned: int
     n_diverged: int
+    n_collapsed: int
     edge_side: Side | None
     noise: float = NAN
+    seed_noise: float = NAN
     window_low: float = NAN
     window_high: float = NAN
     bowl: Bowl | None = field(default=None, repr=False, compare=False)
+    # Log rates where the minimum might have come out, between the rates that bracket it.
+    draws: np.ndarray = field(default_factory=lambda: np.empty(0), repr=False, compare=False)
+    # Log rates and losses of the completed trials.
+    points: np.ndarray = field(default_factory=lambda: np.empty((2, 0)), repr=False, compare=False)
 
     def loss_at(self, lr: float) -> float:
         """The fitted loss at a rate, to price a default or a prediction; NaN outside the window of the fit."""
         if self.bowl is None or not self.window_low <= lr <= self.window_high:
             return NAN
         return self.bowl.at(np.log(lr))
+
+    def cost_at(self, lr: float) -> float:
+        """Loss paid for a rate over the fitted minimum: by the fit in its window, else on the line between the trials; NaN past those."""
+        loss, x = self.loss_at(lr), self.points[0]
+        if np.isnan(loss) and x.size and x.min() <= np.log(lr) <= x.max():
+            loss = float(np.interp(np.log(lr), *self.points))
+        return max(loss - self.fitted_val_loss, 0.0) if np.isfinite(loss) else NAN
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,9 @@ class _Tried:
     y: np.ndarray
     pruned: np.ndarray
     diverged: np.ndarray
+    """Trials past the cliff: those that diverged, and those that collapsed."""
+    n_collapsed: int
+    seed_noise: float
     note: str
     losses: np.ndarray
     """All trials' losses in order of rate, those of pruned ones where they stopped, infinite where diverged."""
@@ -88,25 +112,35 @@ class _Tried:
 
     @property
     def cliff(self) -> float:
-        """Log of the lowest rate that diverged above every completed one; infinite if none."""
+        """Log of the lowest rate past the cliff that lies above every completed one; infinite if none."""
         above = self.diverged[self.diverged > self.x.max()]
         return float(above.min()) if above.size else np.inf
 
 
-def optimum(trials: pd.DataFrame, low: float, high: float, seed: int = 0, level: float = 0.95, noise: float = 0.0) -> Optimum:
+def optimum(
+    trials: pd.DataFrame,
+    low: float,
+    high: float,
+    seed: int = 0,
+    level: float = 0.95,
+    noise: float = 0.0,
+    ceiling: float = math.inf,
+) -> Optimum:
     """The learning rate of a rung from its search.
 
     Args:
         trials: columns lr, val_loss (nats per token), status (completed, pruned, diverged, failed). A completed or pruned trial
             without a finite loss counts as diverged, and `reason` says so.
         low, high: the range searched.
-        noise: standard deviation over seeds from the ladder, if known: the trials share one seed and can't show it.
+        noise: standard deviation over seeds, measured (`seed_noise`) or stated (`stated_noise`): the trials share a seed and can't show it.
+        ceiling: the loss of a model that has learned nothing of use, such as the unigram entropy. A completed trial that falls back half
+            of the way from the best to there, at a higher rate, has collapsed, and counts as a cliff like a diverged one.
     """
-    tried = _sort(trials)
+    tried = _sort(trials, noise, ceiling)
     if tried.y.size < MIN_COMPLETED or np.unique(tried.x).size < MIN_RATES:
         rates = np.unique(tried.x).size
         why = f"{tried.y.size} completed trials at {rates} rates; a fit needs {MIN_COMPLETED} at {MIN_RATES}"
-        return _outcome(tried, "unresolved", why)
+        return _falling(tried, low, ceiling, why) or _outcome(tried, "unresolved", why)
     # A parabola finds a shallow bowl in noise; the order of all trials finds a lopsided one, which a parabola over the range doesn't fit.
     p_value = min(shape_p_value(tried.x, tried.y), valley_p_value(tried.losses, seed))
     if p_value > SHAPE_LEVEL:
@@ -114,20 +148,63 @@ def optimum(trials: pd.DataFrame, low: float, high: float, seed: int = 0, level:
             f"losses of {tried.y.size} completed trials from {_rate(tried.x.min())} to {_rate(tried.x.max())} differ by "
             f"{np.ptp(tried.y):.3g} nats without a bowl that stands out from their noise (p = {p_value:.2g})"
         )
-        return _outcome(tried, "flat", why)
+        return _falling(tried, low, ceiling, why) or _outcome(tried, "flat", why)
     return _judge(tried, fit_bowl(tried.x, tried.y, seed, noise), np.log(low), np.log(high), level)
 
 
-def _sort(trials: pd.DataFrame) -> _Tried:
+def stated_noise(trials: pd.DataFrame) -> float:
+    """What seeds are taken to change in the loss near the best trial, where it hasn't been measured (nats per token)."""
+    best = trials.loc[trials["status"] == "completed", "val_loss"].min()
+    return SEED_NOISE_SHARE * float(best) if np.isfinite(best) else 0.0
+
+
+def seed_noise(runs: pd.DataFrame) -> float:
+    """Standard deviation over seeds of the loss, pooled over groups; NaN where no group has two seeds.
+
+    Args:
+        runs: columns group and val_loss, a row per run; runs of a group differ in their seed only.
+    """
+    groups = runs.dropna(subset=["val_loss"]).groupby("group")["val_loss"]
+    dof = int((groups.count() - 1).sum())
+    return float(np.sqrt(((groups.count() - 1) * groups.var().fillna(0.0)).sum() / dof)) if dof else NAN
+
+
+def _sort(trials: pd.DataFrame, noise: float, ceiling: float) -> _Tried:
     ordered = trials.sort_values(["lr", "val_loss", "status"])
     x, y, status = np.log(ordered["lr"].to_numpy(float)), ordered["val_loss"].to_numpy(float), ordered["status"].to_numpy()
     lost = np.isin(status, ["completed", "pruned"]) & ~np.isfinite(y)
     completed, pruned = (status == "completed") & ~lost, (status == "pruned") & ~lost
+    collapsed = _collapsed(x, y, completed, ceiling)
+    completed &= ~collapsed
     names = ", ".join(_rate(v) for v in x[lost])
     note = f"; without a finite loss, counted as diverged: {names}" if lost.any() else ""
-    diverged = (status == "diverged") | lost
+    note += f"; collapsed, counted as a cliff: {', '.join(_rate(v) for v in x[collapsed])}" if collapsed.any() else ""
+    diverged = (status == "diverged") | lost | collapsed
     losses = np.where(diverged, np.inf, y)[completed | pruned | diverged]
-    return _Tried(x[completed], y[completed], x[pruned], x[diverged], note, losses)
+    return _Tried(x[completed], y[completed], x[pruned], x[diverged], int(collapsed.sum()), noise, note, losses)
+
+
+def _collapsed(x: np.ndarray, y: np.ndarray, completed: np.ndarray, ceiling: float) -> np.ndarray:
+    """Which completed trials lost, at a higher rate, most of what the best one learned."""
+    if not completed.any() or not np.isfinite(ceiling):
+        return np.zeros(x.size, dtype=bool)
+    best = int(np.flatnonzero(completed)[np.argmin(y[completed])])
+    fell: np.ndarray = completed & (x > x[best]) & (y >= y[best] + CLIFF_SHARE * (ceiling - y[best])) & (y > y[best])
+    return fell
+
+
+def _falling(tried: _Tried, low: float, ceiling: float, why: str) -> Optimum | None:
+    """An edge below, where most of the range fell off the cliff and none below the best is clearly worse; else None."""
+    if not tried.y.size or not tried.diverged.size or tried.y.size + tried.diverged.size < MIN_COMPLETED:
+        return None
+    best, scale = tried.x[tried.best], ceiling - tried.y.min()
+    margin = BRACKET_NOISE * max(tried.seed_noise, SLIGHT_SHARE * scale if np.isfinite(scale) else 0.0)
+    worse = np.concatenate([tried.diverged, tried.pruned, tried.x[tried.y > tried.y.min() + margin]])
+    level = tried.y.size >= MIN_COMPLETED and tried.y[-1] <= tried.y.min() + margin
+    if level or (worse < best).any():
+        return None
+    end = f"the lower the rate, the better, down to {_rate(best)}: the optimum may lie past the low end {low:.2g} of the range"
+    return _outcome(tried, "edge", f"{end} ({why})", side="low")
 
 
 def _judge(tried: _Tried, bowl: Bowl, low: float, high: float, level: float) -> Optimum:
@@ -136,7 +213,9 @@ def _judge(tried: _Tried, bowl: Bowl, low: float, high: float, level: float) -> 
     bottom, top = _brackets(tried, BRACKET_NOISE * bowl.noise_bound, low, high)
     below, above = bowl.interval(level, bottom, top)
     inside = bottom < bowl.vertex < top
-    vague = inside and above - below > FLAT_SHARE * (top - bottom if bottom <= low or top >= high else high - low)
+    # A bracket that is open at an end counts in place of the range, but only where it is not itself a small part of it.
+    is_open = (bottom <= low or top >= high) and top - bottom > OPEN_SHARE * (high - low)
+    vague = inside and above - below > FLAT_SHARE * (top - bottom if is_open else high - low)
     side = _over(tried, bowl.vertex, low, high) or (None if vague else _touched(*bowl.interval(TOUCH_LEVEL, bottom, top), low, high))
     if side is not None:
         end = _rate(low if side == "low" else high)
@@ -149,10 +228,11 @@ def _judge(tried: _Tried, bowl: Bowl, low: float, high: float, level: float) -> 
     if not inside and not by_cliff:
         return _outcome(tried, "unresolved", f"the {bowl.n} trials near the best, {_rate(best)}, don't curve upwards")
     minimum = _rate(float(np.clip(bowl.vertex, tried.x.min(), tried.x.max())))
+    drawn = np.clip(bowl.draws, bottom, top)
     why = f"minimum {minimum}, {100 * level:g} % interval {_rate(below)} to {_rate(above)}, from {bowl.n} trials"
     if by_cliff:
-        why += f", just below the divergence at {_rate(tried.cliff)}"
-    return _outcome(tried, "resolved", why, bowl, below, above)
+        why += f", just below the cliff at {_rate(tried.cliff)}"
+    return replace(_outcome(tried, "resolved", why, bowl, below, above), draws=drawn)
 
 
 def _brackets(tried: _Tried, margin: float, low: float, high: float) -> tuple[float, float]:
@@ -201,12 +281,15 @@ def _outcome(
         cliff_lr=_exp(tried.cliff) if x.size and np.isfinite(tried.cliff) else NAN,
         n_completed=y.size,
         n_pruned=tried.pruned.size,
-        n_diverged=tried.diverged.size,
+        n_diverged=tried.diverged.size - tried.n_collapsed,
+        n_collapsed=tried.n_collapsed,
         edge_side=side,
         noise=bowl.noise if bowl else NAN,
+        seed_noise=tried.seed_noise,
         window_low=_exp(bowl.low) if bowl else NAN,
         window_high=_exp(bowl.high) if bowl else NAN,
         bowl=bowl,
+        points=np.array([x, y]),
     )
 
 

@@ -1,9 +1,10 @@
 """The law lr*(N) = c N^-p over rungs: from their fitted optima and intervals to a prediction for another size.
 
-Only resolved rungs enter. Their intervals set the weights and, redrawn many times, the interval of p; scatter beyond what the
-intervals explain widens it.
+Only resolved rungs enter. Their intervals set the weights; redrawn many times, the optima give the interval of p. Scatter beyond what
+the intervals explain widens it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +37,8 @@ class HeldOut:
     found_high: float
     ratio: float
     agrees: bool
+    cost: float = NAN
+    """Loss paid at the largest rung for the predicted rate, over its fitted minimum, in nats per token; NaN where it isn't known."""
 
 
 @dataclass(frozen=True)
@@ -63,36 +66,66 @@ class Law:
         return _predict(np.log(self.c), self.p, self.draws, self.centre, np.log(n_params), self.scatter, self.level)
 
 
-def law(rungs: pd.DataFrame, seed: int = 0, level: float = 0.95, interval_level: float = 0.95, n_draws: int = 4000) -> Law:
+def law(
+    rungs: pd.DataFrame,
+    seed: int = 0,
+    level: float = 0.95,
+    interval_level: float = 0.95,
+    n_draws: int = 4000,
+    optima: Sequence[np.ndarray] | None = None,
+) -> Law:
     """Fit the law to resolved rungs.
 
     Args:
         rungs: columns n_params, lr_status, fitted_lr, fitted_low, fitted_high; a row per rung.
         interval_level: the level of the rungs' intervals.
+        optima: for each row, draws of its optimum (log rate) from its trials, for a bootstrap through the whole chain. None: draws from
+            a normal distribution as wide as the interval.
     """
     known = rungs[["fitted_lr", "fitted_low", "fitted_high"]].astype(float).notna().all(axis=1)
-    used = rungs[(rungs["lr_status"] == "resolved") & known].sort_values(["n_params", "fitted_lr"])
+    known &= rungs["lr_status"] == "resolved"
+    used = rungs.assign(row=range(len(rungs)))[known].sort_values(["n_params", "fitted_lr"])
     sizes = used["n_params"].nunique()
     if sizes < MIN_RUNGS:
         why = f"{sizes} of {len(rungs)} rungs have a resolved optimum; a law needs {MIN_RUNGS} sizes"
         return Law("too few", why, NAN, NAN, NAN, NAN, sizes, NAN, level, None)
-    x, y = np.log(used["n_params"].to_numpy(float)), np.log(used["fitted_lr"].to_numpy(float))
-    width = np.log(used["fitted_high"].to_numpy(float) / used["fitted_low"].to_numpy(float))
-    sd = np.maximum(width / (2 * stats.norm.ppf((1 + interval_level) / 2)), NARROWEST)
-    intercept, p, draws, centre, scatter = _fit(x, y, sd, seed, n_draws)
+    x, y, sd = _logs(used, interval_level)
+    rng = np.random.default_rng(seed)
+    away = rng.normal(size=(n_draws, x.size)) * sd
+    if optima is not None:
+        away = np.column_stack([rng.choice(optima[row], n_draws) for row in used["row"]]) - y
+    intercept, p, draws, centre, scatter = _fit(x, y, sd, away, rng)
     low, high = _bounds(-draws[:, 1], level)
     why = f"lr* falls as N^-{p:.2f} ({100 * level:g} % interval {low:.2f} to {high:.2f}) over {len(used)} rungs"
-    held_out = _leave_largest_out(x, y, used.iloc[-1], sd, seed, level, n_draws)
+    held_out = _leave_largest_out(x, y, used.iloc[-1], sd, away, rng, level)
     return Law("fitted", why, float(np.exp(intercept)), p, low, high, len(used), scatter, level, held_out, centre, draws)
 
 
-def _fit(x: np.ndarray, y: np.ndarray, sd: np.ndarray, seed: int, n_draws: int) -> tuple[float, float, np.ndarray, float, float]:
-    """(log c, p, draws, centre, scatter) by weighted least squares, and a parametric bootstrap of the same steps."""
+def line(rungs: pd.DataFrame, n_params: float) -> float:
+    """The log rate at a size on the weighted line through two resolved rungs or more, whose columns are those of `law`."""
+    x, y, sd = _logs(rungs, 0.95)
+    fitted, _ = _lines(x, y[None, :], sd)
+    return float(fitted[0, 0] + fitted[0, 1] * np.log(n_params))
+
+
+def _logs(rungs: pd.DataFrame, interval_level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log sizes, log rates, and the latter's standard deviations from their intervals."""
+    x, y = np.log(rungs["n_params"].to_numpy(float)), np.log(rungs["fitted_lr"].to_numpy(float))
+    width = np.log(rungs["fitted_high"].to_numpy(float) / rungs["fitted_low"].to_numpy(float))
+    return x, y, np.maximum(width / (2 * stats.norm.ppf((1 + interval_level) / 2)), NARROWEST)
+
+
+def _fit(
+    x: np.ndarray, y: np.ndarray, sd: np.ndarray, away: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float, np.ndarray, float, float]:
+    """(log c, p, draws, centre, scatter) by weighted least squares, and a parametric bootstrap of the same steps.
+
+    `away`: how far each rung's optimum may lie from where it was found, a draw a row.
+    """
     centre = float(np.average(x, weights=sd**-2))
     line, scatter = _lines(x - centre, y[None, :], sd)
-    total = np.sqrt(sd**2 + scatter[0] ** 2)
     expected = line[0, 0] + line[0, 1] * (x - centre)
-    drawn = expected + total * np.random.default_rng(seed).normal(size=(n_draws, x.size))
+    drawn = expected + away + scatter[0] * rng.normal(size=away.shape)
     draws, _ = _lines(x - centre, drawn, sd)
     return float(line[0, 0] - line[0, 1] * centre), float(-line[0, 1]), draws, centre, float(scatter[0])
 
@@ -131,12 +164,12 @@ def _predict(log_c: float, p: float, draws: np.ndarray, centre: float, x: float,
 
 
 def _leave_largest_out(
-    x: np.ndarray, y: np.ndarray, largest: pd.Series, sd: np.ndarray, seed: int, level: float, n_draws: int
+    x: np.ndarray, y: np.ndarray, largest: pd.Series, sd: np.ndarray, away: np.ndarray, rng: np.random.Generator, level: float
 ) -> HeldOut | None:
     smaller = x < x[-1]
     if np.unique(x[smaller]).size < 2:
         return None
-    log_c, p, draws, centre, scatter = _fit(x[smaller], y[smaller], sd[smaller], seed, n_draws)
+    log_c, p, draws, centre, scatter = _fit(x[smaller], y[smaller], sd[smaller], away[:, smaller], rng)
     predicted = _predict(log_c, p, draws, centre, float(x[-1]), scatter, level)
     found, below, above = (float(largest[name]) for name in ("fitted_lr", "fitted_low", "fitted_high"))
     agrees = predicted.low <= above and below <= predicted.high

@@ -1,0 +1,36 @@
+"""The law of the learning rate over the rungs of a study, as the figures and the findings use it."""
+
+import math
+
+from harness.analysis.learning_rate_ladder import LadderLaw, ladder_law
+from harness.results import Results
+from reports import numbers
+from reports.numbers import power
+from reports.summary import chosen
+
+
+def rates(results: Results) -> LadderLaw:
+    """The optima of all searches again, with the ladder's seed noise, and their law."""
+    runs = results.runs
+    trials = runs[runs["stage"] == "search"][["rung", "lr", "val_loss", "status"]]
+    return ladder_law(results.searches, trials, chosen(results)[["rung", "val_loss"]], ceiling(results))
+
+
+def ceiling(results: Results) -> float:
+    """What a model scores that has learned the frequency of tokens, or, if that isn't known, nothing (nats per token)."""
+    return float(results.data.get("unigram_entropy") or math.log(results.data.get("vocab_size") or math.inf))
+
+
+def law_in_words(found: LadderLaw) -> str:
+    """The exponent with its interval, and the check on the largest rung; empty without a law."""
+    law = found.law
+    if law.status != "fitted":
+        return ""
+    interval = f"[{numbers.fixed(law.p_low, 2)}, {numbers.fixed(law.p_high, 2)}]"
+    said = f" A power law through {law.n_rungs} rungs has lr* proportional to N^-p with p = {numbers.fixed(law.p, 2)} {interval}."
+    held = law.held_out
+    if held is None:
+        return said
+    ends = f"predict {power(held.predicted.lr)} for the largest, where {power(held.found)} was found"
+    cost = f"; the prediction would cost {numbers.fixed(held.cost, 3)} nats per token there" if math.isfinite(held.cost) else ""
+    return f"{said} The smaller rungs alone {ends}{'' if held.agrees else ', outside of both intervals'}{cost}."
