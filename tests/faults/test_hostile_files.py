@@ -370,7 +370,9 @@ def test_a_study_on_hostile_data_ends_well_and_writes_into_mlruns_only(tmp_path:
     toy.write(folder, hostile.replace("question: Does the engine do the whole job?", f"question: {json.dumps(' '.join(MARKUP[:5]))}"))
     (folder / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     before = tree(folder)
-    ended = toy.run(folder, "--set", "report.formats=[md, pdf]")
+    # One rung, one seed, no search: what is asked for is the way from hostile text to the report.
+    least = ("seeds=1", "search=null", "ablations={}", "train.max_steps=4", "samples.texts=2", "report.formats=[md, pdf]")
+    ended = toy.run(folder, *(word for change in least for word in ("--set", change)))
     assert ended.code == 0, ended.err
     assert all(line.isprintable() for line in ended.out.splitlines())
     after = tree(folder)
