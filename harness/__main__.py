@@ -22,7 +22,7 @@ from harness.repeat import repeat
 from harness.results import from_record, write_csv
 from harness.run import ROOT
 from harness.search_export import export
-from harness.text import without_secrets
+from harness.text import visible, without_secrets
 from harness.writing import write_texts
 from reports import document
 from reports.tables import rung_table
@@ -106,8 +106,10 @@ def study_folder(study: str) -> Path:
     Raises:
         StudyError: there is none.
     """
-    folder = ROOT / Path(study).name
-    if not (folder / JOURNAL).exists():
+    name = Path(study).name
+    folder = ROOT / name
+    # The last part of a path may be `..`, which is no study's name.
+    if name in ("", "..") or not (folder / JOURNAL).exists():
         known = sorted(path.parent.name for path in ROOT.glob(f"*/{JOURNAL}"))
         there = f"There are: {', '.join(known)}." if known else "Nothing has been run here yet."
         raise StudyError(f"no study {study!r} under {ROOT}/.{plugins.nearest(study, known)} {there}")
@@ -179,7 +181,7 @@ def sample(options: argparse.Namespace) -> None:
     if options.temperature <= 0 or options.n < 1:
         raise StudyError("sample: --temperature must be above 0 and --n at least 1")
     for text in write_texts(ROOT, options.run, options.n, options.temperature, options.seed):
-        print(text)
+        print(visible(text))
 
 
 def repeat_run(options: argparse.Namespace) -> None:

@@ -153,7 +153,7 @@ class Console:
     def _line(self, kind: str, event: Mapping[str, Any]) -> None:
         pairs = [f"event={kind}", *(f"{name}={_plain(event[name])}" for name in LINE_FIELDS[kind] if event.get(name) not in (None, ""))]
         pairs += [f"done={self._done()}/{self._total()}", f"elapsed={duration(monotonic() - self.started)}"]
-        self.rich.print(Text(" ".join(pairs)))
+        self.rich.print(Text(presentable(" ".join(pairs))))
 
     def _table(self) -> Group:
         columns = ("run", "state", "", "tokens", "val nll", "top1", "tok/s", "eta")

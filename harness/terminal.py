@@ -15,6 +15,7 @@ from harness.plan import Plan, RungPlan, duration
 from harness.record import Record
 from harness.runspec import short_rate
 from harness.spec import Study
+from harness.text import presentable
 
 GAP = 1
 INDENT = 1
@@ -53,7 +54,7 @@ def fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, o
 def plan_heading(plan: Plan, study: Study, corpus: Corpus) -> Text:
     """What is studied, on what data, on which machine."""
     sizes = f"{corpus.train.n_texts:,} + {corpus.validation.n_texts:,} + {corpus.test.n_texts:,} texts"
-    data = f"data {corpus.source} {sizes} (sha {corpus.fingerprint[:6]})"
+    data = f"data {presentable(corpus.source)} {sizes} (sha {corpus.fingerprint[:6]})"
     runs = f"{study.seeds} seeds, {study.search.trials} trials a rung"
     where = f"{plan.workers} x {plan.device}, {plan.precision}"
     return Text(f"study {study.study}  {plan.study[:6]}   {data}   {runs}   device {where}", style="bold")

@@ -23,7 +23,7 @@ import torch
 from markdown_it import MarkdownIt
 
 from harness import __main__ as verbs
-from harness import checkpoint, confine, plugins, run, spec
+from harness import checkpoint, confine, invocation, plugins, run, spec
 from harness.data.corpus import prepare
 from harness.data.sources import file as file_source
 from harness.data.sources import hub
@@ -185,6 +185,18 @@ def test_links_within_a_study_and_a_linked_mlruns_are_the_users_own(tmp_path: Pa
         confine.confined(tmp_path / "mlruns/toy")
 
 
+def test_the_folder_above_is_no_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in (folder, folder / "mlruns"):
+        journal = Journal(place / "journal.jsonl")
+        journal.append("invocation", id="a", command="x", started="now")
+        journal.close()
+    before = tree(folder)
+    for verb in ("report", "sync", "repair", "status"):
+        for name in ("..", "mlruns/..", "x/..", ".", "/"):
+            assert verbs.main([verb, name]) == 2
+    assert tree(folder) == before and "no study" in capsys.readouterr().err
+
+
 def test_verbs_refuse_links_as_well(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = Journal(folder / "mlruns/toy/journal.jsonl")
     journal.append("invocation", id="a", command="x", started="now")
@@ -332,6 +344,24 @@ def test_errors_do_not_act_on_a_terminal(folder: Path, capsys: pytest.CaptureFix
     assert str(HarnessError("a\nb\x1b")) == "a\nb\\x1b"
 
 
+def test_what_a_model_or_a_file_is_called_does_not_act_on_a_terminal(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(verbs, "write_texts", lambda *_: [MARKUP[5], "\ud800"])
+    assert verbs.main(["sample", "any"]) == 0
+    Path("\x1b[31m.txt").write_text("\n".join(f"text {i}" for i in range(40)))
+    said = ['data={source: file, path: "\\e[31m.txt", eval_texts: 4}', "ablations={}"]
+    monkeypatch.setattr(invocation, "new_plan", unplanned)
+    assert run.main(["toy.yaml", "--plan", "--set", said[0], "--set", said[1]]) == 2
+    out, err = capsys.readouterr()
+    assert "\\x1b[31m" in out and all(line.isprintable() for line in (out + err).splitlines())
+
+
+def unplanned(*_: object) -> None:
+    """Stands for the measurement of a plan, which takes long."""
+    raise StudyError("as far as this test goes")
+
+
 @pytest.mark.skipif(not is_whole(), reason="a whole study, with FAULTS")
 def test_a_study_on_hostile_data_ends_well_and_writes_into_mlruns_only(tmp_path: Path) -> None:
     texts = [f"{MARKUP[i % len(MARKUP)]} {i}".replace("\0", "") for i in range(120)]
@@ -340,7 +370,9 @@ def test_a_study_on_hostile_data_ends_well_and_writes_into_mlruns_only(tmp_path:
     toy.write(folder, hostile.replace("question: Does the engine do the whole job?", f"question: {json.dumps(' '.join(MARKUP[:5]))}"))
     (folder / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     before = tree(folder)
-    ended = toy.run(folder, "--set", "report.formats=[md, pdf]")
+    # One rung, one seed, no search: what is asked for is the way from hostile text to the report.
+    least = ("seeds=1", "search=null", "ablations={}", "train.max_steps=4", "samples.texts=2", "report.formats=[md, pdf]")
+    ended = toy.run(folder, *(word for change in least for word in ("--set", change)))
     assert ended.code == 0, ended.err
     assert all(line.isprintable() for line in ended.out.splitlines())
     after = tree(folder)
