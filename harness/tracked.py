@@ -126,7 +126,8 @@ class Tracking:
     def _on_invocation_ended(self, event: Event) -> None:
         self._close_orphans()
         parent = self._touch(self.runs[STUDY], event)
-        for row in parent.tables["invocations.json"].rows:
+        # Its beginning may have been on a line that a repair left out.
+        for row in parent.tables["invocations.json"].rows if "invocations.json" in parent.tables else ():
             if row[-1] == event["id"]:
                 row[-4:-1] = [event["seconds"], event["exit_code"], event["completed"]]
         parent.end(OF_EXIT_CODE.get(event["exit_code"], FAILED), event["time"])

@@ -128,6 +128,12 @@ HARMFUL: list[Damage] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage is played by changing files: making them durable would only take the disk's time, hundreds of times."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], tiny.Events, bytes]:
     """How the run ends that is never stopped: its outcome, its events, its weights."""

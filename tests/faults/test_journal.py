@@ -19,6 +19,7 @@ from harness.failpoints import VARIABLE
 from harness.journal import Journal, decode, encode, read
 from harness.record import Record
 from harness.repair import repair
+from harness.tracked import Tracking
 from tests import toy
 from tests.faults.table import Fault, Row, is_whole, scaled
 
@@ -30,6 +31,12 @@ Lines = list[bytes]
 def pristine(finished_study: Path) -> bytes:
     """The record of a study that has ended."""
     return toy.journal(finished_study).read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage is played by changing files: making them durable would only take the disk's time, hundreds of times."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture
@@ -60,15 +67,18 @@ def told(record: Record, key: str) -> list[list[dict[str, Any]]]:
     return [[{name: value for name, value in event.items() if name != "n"} for event in group] for group in events]
 
 
-def check_repaired(path: Path, whole: Record) -> set[str]:
+def check_repaired(path: Path, whole: Record, tables: bool = True) -> set[str]:
     """A repaired record can be read, folded, tabled and written on, and no run is half known; those to be trained again."""
     record = Record.of(read(path))
     done = {key for key in whole.ended if record.is_done(key)}
     for key in done:
         assert told(record, key) == told(whole, key)
         assert record.events[key] == whole.events[key]
-    if record.plan:
+    if record.plan and tables:
         results.from_record(record)
+    projection = Tracking("toy")
+    for event in read(path):
+        projection.add(event)
     journal = Journal(path)
     assert journal.recovered_bytes == 0 and journal.append("dreamt")["n"] == len(list(read(path))) - 1
     journal.close()
@@ -123,7 +133,7 @@ def test_a_flipped_bit_is_refused_by_line_and_repaired(
             assert path.read_bytes() == pristine and done.void == ()
         # An end of a line that is lost makes one of two.
         hit = {events[m].get("key") for m in (n, n + 1)[: 1 + (damaged.count(b"\n") < len(lines))]}
-        assert check_repaired(path, whole) <= hit
+        assert check_repaired(path, whole, tables=case % 10 == 0) <= hit
         done.original.unlink()
 
 
