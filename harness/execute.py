@@ -89,12 +89,18 @@ class Executor:
         Raises:
             StorageError: a worker could not write; the others were stopped.
         """
+        self._sweep()
         rungs = sorted(stages.plan.kept, key=lambda rung: -rung.estimated_s)
         ladder = self._walk(stages.rung(rung) for rung in rungs)
         if not self.stopping and self._wants_stage("ablation"):
             self._walk([stages.ablations(ladder)])
             if stages.plan.ablation_runs and not any(event["stage"] == "ablation" for event in self.record.selected.values()):
                 self.watch.say("no ablations: no ladder run completed that they could start from")
+
+    def _sweep(self) -> None:
+        """Remove the checkpoints of runs that had ended when an earlier start was cut off."""
+        for key in filter(self.record.is_done, self.record.ended):
+            remove_checkpoints(self.checkpoints / key)
 
     def stop(self) -> None:
         """Start nothing more, and end the running ones after their step, or at once if that takes too long."""
