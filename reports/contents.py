@@ -77,7 +77,8 @@ def _conventions(results: Results) -> str:
 def _plan(results: Results, times: bool) -> list[Block]:
     plan = results.plan
     said = [f"The study planned {plural(runs_planned(results), 'run')} on {plan.get('device', 'an unknown device')}"]
-    said.append(f" ({plural(int(plan.get('workers') or 1), 'worker')}, {plan.get('precision', 'float32')}).")
+    workers = f"{plural(int(plan.get('workers') or 1), 'worker')}, " if times else ""
+    said.append(f" ({workers}{plan.get('precision', 'float32')}).")
     if plan.get("cut"):
         within = duration(plan.get("within_s") or numbers.NAN)
         said.append(f" To fit into {within}, token budgets were cut by a factor of {2 ** (plan['cut'] / 2):.3g}.")

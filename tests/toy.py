@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 TOY = """
 study: toy
 question: Does the engine do the whole job?
-data: {texts: 400, eval_texts: 32}
+data: {texts: 400, eval_texts: 32, seq_len: 32}
 model:
   rungs:
     - {name: small, n_layer: 1, d_model: 8, n_head: 2, d_ff: 16}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.table import PROPERTY, Fault, Row
+from tests.faults.table import FIGURE, PROPERTY, Fault, Figure, Row
 
 
 @pytest.fixture
@@ -15,3 +15,9 @@ def fault(record_property: Callable[[str, object], None]) -> Fault:
         record_property(PROPERTY, (str(row), cases, good))
 
     return count
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Figure:
+    """Say a measured number; it stands under the table."""
+    return lambda text: record_property(FIGURE, text)

@@ -20,6 +20,7 @@ FAULTS = "FAULTS"
 TABLE = "FAULTS_TABLE"
 OPEN, CLOSE = "<!-- table -->", "<!-- /table -->"
 PROPERTY = "fault"
+FIGURE = "figure"
 HEAD = ("fault", "cases", "as they should be", "seconds")
 
 
@@ -48,6 +49,13 @@ class Fault(Protocol):
 
     def __call__(self, row: Row, cases: int = 1, good: int | None = None) -> None:
         """Count cases; `good` of them ended as they should, by default all if the test passes and none if it fails."""
+
+
+class Figure(Protocol):
+    """What the fixture `figure` gives."""
+
+    def __call__(self, text: str) -> None:
+        """A measured number with its words, to stand under the table."""
 
 
 @dataclass(frozen=True)
@@ -103,16 +111,21 @@ def as_text(table: Sequence[Line]) -> str:
     return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows)
 
 
-def as_markdown(table: Sequence[Line]) -> str:
-    """The table for a page."""
+def as_markdown(table: Sequence[Line], figures: Sequence[str] = ()) -> str:
+    """The table for a page, and the figures under it."""
     head, *rows = [f"| {' | '.join(row)} |" for row in cells(table)]
-    return "\n".join([head, "| :--- | ---: | ---: | ---: |", *rows])
+    return "\n".join([head, "| :--- | ---: | ---: | ---: |", *rows, *(f"\n{figure}" for figure in figures)])
 
 
-def write(table: Sequence[Line], path: Path) -> None:
+def figures_of(reports: Iterable[pytest.TestReport]) -> list[str]:
+    """What tests have measured."""
+    return [str(value) for report in reports if report.when == "call" for name, value in report.user_properties if name == FIGURE]
+
+
+def write(table: Sequence[Line], path: Path, figures: Sequence[str] = ()) -> None:
     """Put the table between the marks of a file, or at its end where it has none; all else stays."""
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    block = f"{OPEN}\n{as_markdown(table)}\n{CLOSE}"
+    block = f"{OPEN}\n{as_markdown(table, figures)}\n{CLOSE}"
     marked = re.compile(f"{re.escape(OPEN)}.*?{re.escape(CLOSE)}", re.DOTALL)
     after, n = marked.subn(lambda _: block, before, count=1)
     path.write_text(after if n else f"{before}{block}\n", encoding="utf-8")
@@ -120,11 +133,11 @@ def write(table: Sequence[Line], path: Path) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table at the end of a session that had faults, and write it where asked."""
-    held = (report for group in terminalreporter.stats.values() for report in group)
-    table = lines(report for report in held if isinstance(report, pytest.TestReport))
+    held = [report for group in terminalreporter.stats.values() for report in group if isinstance(report, pytest.TestReport)]
+    table, figures = lines(held), figures_of(held)
     if not table:
         return
     terminalreporter.section("faults")
-    terminalreporter.write_line(as_text(table))
+    terminalreporter.write_line("\n".join([as_text(table), *figures]))
     if path := os.environ.get(TABLE):
-        write(table, Path(path))
+        write(table, Path(path), figures)
