@@ -15,6 +15,7 @@ from scipy import interpolate
 
 from harness.analysis.additive import Law
 from harness.analysis.fit import Constant
+from harness.analysis.levels import levels
 from harness.analysis.surface import optimum
 
 Method = Literal["parabola", "akima"]
@@ -71,11 +72,7 @@ class Scaling:
 
 def budgets(flops: np.ndarray) -> np.ndarray:
     """A number for each run, the same for runs whose FLOPs differ by less than 10 % from their neighbour's."""
-    order = np.argsort(flops, kind="stable")
-    step = np.concatenate([[0], np.cumsum(np.diff(np.log(flops[order])) > np.log(SAME_BUDGET))])
-    found = np.empty(flops.size, int)
-    found[order] = step
-    return found
+    return levels(flops, SAME_BUDGET)
 
 
 def fit_isoflop(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from harness.analysis.levels import levels
+
 # A trial shares its seed with the others and was picked or passed over by its loss; an ablation differs in more than size and budget.
 STAGES = ("ladder", "budget")
 COUNTS = ("n_params", "non_embedding_params", "non_embedding_head_params")
@@ -17,7 +19,9 @@ COMPUTE = ("train_flops", "six_nd")
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """`runs`: those in, with the columns non_embedding_head_params and six_nd added. `excluded`: key, name, rung, reason of the others.
+    """`runs`: those in, with columns non_embedding_head_params, six_nd and budget added. `excluded`: key, name, rung, reason of the rest.
+
+    `budget` is the mean of train_tokens over the runs that differ in their seed only, since seeds shuffle to slightly different tokens.
 
     Trials are in neither: they are no measurements of a rung.
     """
@@ -43,7 +47,14 @@ def select(runs: pd.DataFrame, loss: str = "test_loss") -> Selected:
     head = kept["non_embedding_params"] + kept["head_params"].fillna(0)
     counted = kept.assign(non_embedding_head_params=head, six_nd=6.0 * kept["n_params"] * kept["train_tokens"])
     excluded = those[reasons != ""][["key", "name", "rung"]].assign(reason=reasons[reasons != ""])
-    return Selected(counted, excluded, family)
+    return Selected(counted.assign(budget=_budgets(counted)), excluded, family)
+
+
+def _budgets(runs: pd.DataFrame) -> pd.Series:
+    budget = runs["train_tokens"].astype(float)
+    for _, tokens in budget.groupby(runs["rung"]):
+        budget.loc[tokens.index] = tokens.groupby(levels(tokens.to_numpy())).transform("mean")
+    return budget
 
 
 def _reason(run: pd.Series, family: str, loss: str, searched: bool) -> str:
@@ -64,6 +75,6 @@ def _reason(run: pd.Series, family: str, loss: str, searched: bool) -> str:
 
 def rungs_of(runs: pd.DataFrame, loss: str = "test_loss") -> pd.DataFrame:
     """A row a rung and budget: mean loss over seeds, their standard deviation and number; what a figure of a law shows."""
-    by = ["rung", *COUNTS, "train_tokens", *COMPUTE]
-    found = runs.groupby(by, sort=False, dropna=False).agg(loss=(loss, "mean"), sd=(loss, "std"), runs=(loss, "size"))
-    return found.reset_index().sort_values(["n_params", "train_tokens"], ignore_index=True)
+    means = {name: (name, "mean") for name in (*COUNTS, "train_tokens", *COMPUTE)}
+    found = runs.groupby(["rung", "budget"], sort=False).agg(**means, loss=(loss, "mean"), sd=(loss, "std"), runs=(loss, "size"))
+    return found.reset_index().sort_values(["n_params", "budget"], ignore_index=True)
