@@ -4,6 +4,7 @@ Nothing is dropped in silence: a row that can't be used is named by its line, wi
 """
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from harness.errors import StudyError
 
 FLOPS_PER_PARAM_TOKEN = 6
 SHOWN = 12
+WIDE = 20
 
 
 @dataclass(frozen=True)
@@ -109,23 +111,26 @@ def read(request: Request) -> tuple[pd.DataFrame, list[Excluded]]:
 def _cells(request: Request, columns: list[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Each row that isn't blank: the line on which it ends, and its cells by column."""
     try:
-        with request.path.open(encoding="utf-8-sig", newline="") as file:
-            start = file.readline()
-            file.seek(0)
-            separator = max(",;\t", key=start.count)
-            reader = csv.reader(file, delimiter=separator)
-            header = [name.strip() for name in next(reader, [])]
-            for column in columns:
-                if column not in header:
-                    raise StudyError(_no_column(request.path, column, header))
-            for row in reader:
-                if any(cell.strip() for cell in row):
-                    cells = dict(zip(header, row, strict=False))
-                    yield reader.line_num, {column: cells.get(column, "").strip() for column in columns}
+        text = request.path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise StudyError(f"{request.path}: can't be read: {error.strerror or error}.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
         raise StudyError(f"{request.path}: is not a CSV in UTF-8 ({error}).") from error
+    separator = max(",;\t", key=text.split("\n", 1)[0].count)
+    # Strict: a quote that isn't closed would otherwise swallow all rows after it in silence.
+    reader, before = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True), 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for column in columns:
+            if column not in header:
+                raise StudyError(_no_column(request.path, column, header))
+        for row in reader:
+            before = reader.line_num
+            if any(cell.strip() for cell in row):
+                cells = dict(zip(header, row, strict=False))
+                yield before, {column: cells.get(column, "").strip() for column in columns}
+    except csv.Error as error:
+        raise StudyError(f"{request.path}:{before + 1}: is not a row of a CSV, look for a quote that isn't closed ({error}).") from error
 
 
 def _no_column(path: Path, column: str, header: list[str]) -> str:
@@ -211,17 +216,30 @@ def as_table(fitted: Fitted) -> pd.DataFrame:
 
 
 def shown(constant: Constant) -> str:
-    """`0.348 (0.315 to 0.373)`: two digits of the interval's half width; three of the value where there is no interval."""
+    """`0.348 (0.315 to 0.373)`: two digits of the interval's half width; three of the value where there is no interval.
+
+    Where the interval spans more than a factor of WIDE, each number has two digits of its own.
+    """
     value, low, high = constant.value, constant.low, constant.high
     if not math.isfinite(value):
         return "-"
     if not (math.isfinite(low) and math.isfinite(high) and high > low):
         return f"{value:.3g}"
+    if low >= 0 and high > WIDE * low:
+        return f"{_two_digits(value)} ({_two_digits(low)} to {_two_digits(high)})"
     decimals = 1 - math.floor(math.log10((high - low) / 2))
     if decimals < 0:
         value, low, high = (round(x, decimals) for x in (value, low, high))
     places = max(decimals, 0)
     return f"{value:,.{places}f} ({low:,.{places}f} to {high:,.{places}f})"
+
+
+def _two_digits(value: float) -> str:
+    rounded = float(f"{value:.1e}")
+    if 10 <= rounded < 1e6:
+        return f"{rounded:,.0f}"
+    mantissa, _, exponent = f"{rounded:.2g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def notes(fitted: Fitted) -> list[str]:

@@ -150,6 +150,13 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
         fit_table(request(tmp_path / "runs.csv"))
 
 
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path: Path) -> None:
+    lines = lines_of(frame())
+    path = written(tmp_path / "runs.csv", [*lines[:4], '1e6,1e9,"3.0', *lines[4:]])
+    with pytest.raises(StudyError, match=r"runs.csv:5: is not a row of a CSV, look for a quote"):
+        fit_table(request(path))
+
+
 @pytest.mark.parametrize(
     "table,status,what",
     [
@@ -192,6 +199,8 @@ def test_the_table_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     [
         (Constant(0.34753, 0.3156, 0.3727), "0.348 (0.316 to 0.373)"),
         (Constant(2241.65, 1032.7, 6303.6), "2,200 (1,000 to 6,300)"),
+        (Constant(2.53e6, 1.04e3, 3.5e12), "2.5e6 (1,000 to 3.5e12)"),
+        (Constant(0.4, 0.0, 26_012.0), "0.4 (0 to 26,000)"),
         (Constant(1.82, np.nan, np.nan), "1.82"),
         (Constant(np.nan, np.nan, np.nan), "-"),
     ],

@@ -44,6 +44,14 @@ def test_of_a_grid_the_largest_budget_is_judged_by_the_surface() -> None:
     assert found.runs == 1 and found.predicted == pytest.approx(float(TRUTH.loss(1e9, 8e10)), rel=1e-6)
 
 
+def test_seeds_whose_tokens_differ_a_little_are_one_rung() -> None:
+    n, ratio, jitter = (a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e9, 6), [5, 20, 80], [0.99, 1.0, 1.01], indexing="ij"))
+    d = n * ratio * jitter
+    runs = pd.DataFrame({"n_params": n, "train_tokens": d, "test_loss": TRUTH.loss(n, d)})
+    found = predict_largest(runs, surface_fitter(n_draws=20), ("n_params", "train_tokens"))
+    assert found.runs == 3 and found.predicted == pytest.approx(float(TRUTH.loss(1e9, 8e10)), rel=1e-6)
+
+
 def test_few_sizes_have_no_law() -> None:
     found = predict_largest(ladder(sizes=3), power_law_fitter())
     assert found.status == "no law" and "2 smaller sizes" in found.reason and np.isnan(found.low)

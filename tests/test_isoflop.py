@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis.additive import Law
-from harness.analysis.isoflop import Method, budgets, fit_isoflop, parabola_bias
+from harness.analysis.isoflop import Method, budgets, fit_isoflop, grid_bias, parabola_bias
 from harness.analysis.surface import optimum
 
 TRUTH = Law(1.69, (406.4, 410.7), (0.34, 0.28))
@@ -33,6 +33,13 @@ def test_the_bias_of_a_parabola_without_noise(k: float, percent: float) -> None:
     assert found.total == pytest.approx(1, abs=1e-9)
     closed = parabola_bias(np.linspace(-np.log(k), np.log(k), 15), 0.34, 0.28)
     assert 100 * np.expm1(closed) == pytest.approx(percent, abs=5e-4)
+
+
+def test_the_bias_of_a_studys_own_grid() -> None:
+    few = profiles(2, points=3).iloc[:3].assign(train_flops=1e23)
+    found = grid_bias(pd.concat([profiles(4), few]), TRUTH)
+    assert found["bias"].tolist() == pytest.approx([-0.01301] * 5 + [np.nan], abs=5e-6, nan_ok=True)
+    assert found["n"].tolist() == [15] * 5 + [3]
 
 
 def test_akima_has_far_less_bias() -> None:

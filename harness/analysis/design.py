@@ -16,6 +16,7 @@ from harness.analysis.additive import Law, points, theta_of
 from harness.analysis.condition import PLAUSIBLE, WORST_CONDITION, condition_number
 from harness.analysis.descent import descend
 from harness.analysis.intervals import Values
+from harness.analysis.levels import levels
 
 # A published surface (Besiroglu et al. 2024), where nothing is known of the study's own.
 PRIOR = Law(1.81686, (482.01, 2085.43), PLAUSIBLE)
@@ -26,8 +27,6 @@ MULTIPLES = (0.25, 0.5, 2.0, 4.0)
 MOST_ADDED = 4
 # What is proposed should not end just under the limit.
 GOOD_CONDITION = WORST_CONDITION / 10
-# Sizes or budgets this close are one level.
-SAME = 1.05
 
 Status = Literal["identified", "not identified"]
 
@@ -75,8 +74,8 @@ def judge(n_params: Values, train_tokens: Values, exponents: Sequence[float] = P
 def coverage(n_params: Values, train_tokens: Values) -> Coverage:
     """Levels and reach of a grid, with a warning where an exponent would rest on too little."""
     n, d = np.asarray(n_params, float), np.asarray(train_tokens, float)
-    size = _levels(n)
-    budgets = [len(np.unique(_levels(d[size == level]))) for level in np.unique(size)]
+    size = levels(n)
+    budgets = [len(np.unique(levels(d[size == level]))) for level in np.unique(size)]
     sizes, crossed = len(budgets), sum(count >= LEAST_LEVELS for count in budgets)
     reach = {"size": n.max() / n.min(), "tokens": d.max() / d.min(), "ratio": (d / n).max() / (d / n).min()}
     warnings = []
@@ -96,15 +95,6 @@ def extrapolation(n_params: Values, train_tokens: Values, n: float, d: float) ->
         if past > DECADE:
             far.append(f"{past:.3g} times past the data in {name}")
     return f"extrapolates {' and '.join(far)}: over a decade" if far else ""
-
-
-def _levels(values: np.ndarray) -> np.ndarray:
-    """A number for each value, the same for values within 5 % of their neighbour."""
-    order = np.argsort(values, kind="stable")
-    step = np.concatenate([[0], np.cumsum(np.diff(np.log(values[order])) > np.log(SAME))])
-    levels = np.empty(values.size, int)
-    levels[order] = step
-    return levels
 
 
 def _additions(grid: np.ndarray, exponents: Sequence[float]) -> tuple[pd.DataFrame, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.fit import Estimator, Fit
+from harness.analysis.levels import SAME
 from harness.analysis.power_law import fit_power_law
 from harness.analysis.surface import Columns, fit_one
 
@@ -69,7 +70,7 @@ def predict_largest(runs: pd.DataFrame, fit_to: FitTo, variables: tuple[str, ...
     """The largest size against the law of all smaller ones.
 
     Args:
-        runs: columns n_params, the variables of the law and the loss; runs with equal variables are seeds of one rung.
+        runs: columns n_params, the variables of the law and the loss; runs within 5 % in all variables are seeds of one rung.
         variables: columns in the order that the law takes them, such as (n_params, train_tokens).
     """
     return predict_size(runs, float(runs["n_params"].max()), fit_to, variables, loss)
@@ -78,7 +79,8 @@ def predict_largest(runs: pd.DataFrame, fit_to: FitTo, variables: tuple[str, ...
 def predict_size(runs: pd.DataFrame, size: float, fit_to: FitTo, variables: tuple[str, ...], loss: str) -> HeldOut:
     """One size against the law of all smaller ones; of its budgets, the largest is judged."""
     smaller, those = runs[runs["n_params"] < size], runs[runs["n_params"] == size]
-    rung = those[(those[list(variables)] == those[list(variables)].max()).all(axis=1)]
+    places = those[list(variables)].to_numpy(float)
+    rung = those[(places * SAME >= places.max(axis=0)).all(axis=1)]
     observed = float(rung[loss].mean())
     noise = float(rung[loss].std(ddof=1)) if len(rung) > 1 else NAN
     sizes = smaller["n_params"].nunique()
@@ -87,7 +89,7 @@ def predict_size(runs: pd.DataFrame, size: float, fit_to: FitTo, variables: tupl
         why = f"{sizes} smaller sizes; a law needs {LEAST_SIZES}" if fitted is None else f"{fitted.status}: {fitted.reason}"
         level = 0.95 if fitted is None else fitted.level
         return HeldOut("no law", why, size, len(rung), observed, NAN, NAN, NAN, NAN, NAN, sizes, level)
-    expected = fitted.predict(*(float(rung[name].iloc[0]) for name in variables), runs=len(rung))
+    expected = fitted.predict(*(float(rung[name].mean()) for name in variables), runs=len(rung))
     error = observed - expected.loss
     inside = expected.low <= observed <= expected.high
     interval = f"{100 * fitted.level:g} % interval {expected.low:.4g} to {expected.high:.4g}"

@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import interpolate
 
+from harness.analysis.additive import Law
 from harness.analysis.fit import Constant
+from harness.analysis.levels import levels
+from harness.analysis.surface import optimum
 
 Method = Literal["parabola", "akima"]
 Status = Literal["resolved", "edge", "not convex", "too few"]
@@ -69,11 +72,7 @@ class Scaling:
 
 def budgets(flops: np.ndarray) -> np.ndarray:
     """A number for each run, the same for runs whose FLOPs differ by less than 10 % from their neighbour's."""
-    order = np.argsort(flops, kind="stable")
-    step = np.concatenate([[0], np.cumsum(np.diff(np.log(flops[order])) > np.log(SAME_BUDGET))])
-    found = np.empty(flops.size, int)
-    found[order] = step
-    return found
+    return levels(flops, SAME_BUDGET)
 
 
 def fit_isoflop(
@@ -177,3 +176,20 @@ def parabola_bias(log_distance: np.ndarray, alpha: float, beta: float) -> float:
     u = np.asarray(log_distance, float)
     vertex, _ = _vertex(u, np.exp(alpha * u) / alpha + np.exp(-beta * u) / beta)
     return vertex
+
+
+def grid_bias(runs: pd.DataFrame, law: Law) -> pd.DataFrame:
+    """The bias that a parabola has on the grid of these runs, were `law` true: columns flops, n, and `bias`, D over the true D* minus 1.
+
+    Args:
+        runs: columns train_tokens and train_flops. law: a surface, such as the one fitted to them.
+    """
+    budget, rows = budgets(runs["train_flops"].to_numpy(float)), []
+    for i in range(budget.max() + 1):
+        group = runs[budget == i]
+        flops = float(np.exp(np.log(group["train_flops"]).mean()))
+        distance = np.log(group["train_tokens"].to_numpy(float) / optimum(law, flops)[1])
+        enough = len(np.unique(distance)) >= LEAST_POINTS["parabola"]
+        bias = np.expm1(parabola_bias(distance, *law.exponents)) if enough else NAN
+        rows.append({"flops": flops, "n": len(group), "bias": float(bias)})
+    return pd.DataFrame(rows)

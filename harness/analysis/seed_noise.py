@@ -40,7 +40,7 @@ def seed_noise(runs: pd.DataFrame, by: Sequence[str], loss: str = "test_loss", l
     """Pooled spread over seeds.
 
     Args:
-        runs: a row a run; those equal in all columns `by` (rung, budget, rate ...) differ in their seed only.
+        runs: a row a run; those equal in all columns `by` (such as rung and `budget` of `study_runs`) differ in their seed only.
     """
     logs = runs.assign(log_loss=np.log(runs[loss].to_numpy(float)))
     groups = logs.groupby(list(by), sort=True)
