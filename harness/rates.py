@@ -39,7 +39,7 @@ def choose_rate(
     frame = pd.DataFrame({"lr": [t.lr for t in trials], "val_loss": [t.value for t in trials], "status": [t.status for t in trials]})
     frame["val_loss"] = frame["val_loss"].astype(float)
     # A model that knows nothing but how often each token comes, or not even that.
-    ceiling = getattr(size, "unigram_entropy", None) or math.log(size.vocab_size)
+    ceiling = size.unigram_entropy or math.log(size.vocab_size)
     found: Optimum = optimum(frame, low, high, noise=stated_noise(frame), ceiling=ceiling)
     counts, fields, winner = frame["status"].value_counts(), asdict(found), _winner(trials)
     # Several keys were moved at once: a fitted rate belongs to none of the values of the others.
