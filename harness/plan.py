@@ -45,6 +45,8 @@ class DataSize:
     fingerprint: str
     lengths: Sequence[int]
     """Tokens of a sample of training texts, for exact FLOPs."""
+    unigram_entropy: float | None = None
+    """Nats per token of a model that knows the frequencies of tokens only; None where it hasn't been counted."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def choose_rate(
     frame = pd.DataFrame({"lr": [t.lr for t in trials], "val_loss": [t.value for t in trials], "status": [t.status for t in trials]})
     frame["val_loss"] = frame["val_loss"].astype(float)
     # A model that knows nothing but how often each token comes, or not even that.
-    ceiling = getattr(size, "unigram_entropy", None) or math.log(size.vocab_size)
+    ceiling = size.unigram_entropy or math.log(size.vocab_size)
     found: Optimum = optimum(frame, low, high, noise=stated_noise(frame), ceiling=ceiling)
     counts, fields, winner = frame["status"].value_counts(), asdict(found), _winner(trials)
     # Several keys were moved at once: a fitted rate belongs to none of the values of the others.
@@ -67,18 +67,19 @@ def choose_rate(
     }
 
 
-def prediction(study: Study, rung: RungPlan, smaller: Sequence[Mapping[str, Any]]) -> float | None:
-    """The rate that the resolved optima of smaller rungs predict, to three digits and inside the range; None with fewer than two."""
+def prediction(rung: RungPlan, smaller: Sequence[Mapping[str, Any]]) -> float | None:
+    """The rate that the resolved optima of smaller rungs predict, to three digits, inside the range searched; None with fewer than two."""
     known = [choice for choice in smaller if choice["lr_status"] == "resolved"]
     if len(known) < KNOWN_RUNGS:
         return None
     log_rate = line(pd.DataFrame(known), rung.n_params)
-    return float(f"{np.clip(np.exp(log_rate), study.search.lr.low, study.search.lr.high):.3g}")
+    low, high = (bound(float(choice[end]) for choice in smaller) for bound, end in ((min, "low"), (max, "high")))
+    return float(f"{np.clip(np.exp(log_rate), low, high):.3g}")
 
 
 def predict_rate(study: Study, rung: RungPlan, smaller: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The choice for a rung that is not searched: the law of the smaller ones, or, without one, the rate of the largest of them."""
-    lr = prediction(study, rung, smaller)
+    lr = prediction(rung, smaller)
     names = ", ".join(choice["rung"] for choice in smaller if choice["lr_status"] == "resolved")
     reason = f"predicted: by the law through {names}"
     if lr is None:

@@ -117,7 +117,8 @@ def opening_rates(search: Search, predicted: float | None = None) -> list[float]
 def extension_rates(tried: Sequence[float], low: float, high: float, side: str, factor: float, count: int) -> list[float]:
     """The rates that carry a search past an end of its range [low, high]: even in log lr, from the outermost tried to the new end."""
     start, end = (max(tried), high * factor) if side == "high" else (min(tried), low / factor)
-    return [float(lr) for lr in np.geomspace(start, end, count + 1)[1:]]
+    # Six digits: what a power gives in its last ones may differ between machines.
+    return [float(f"{lr:.6g}") for lr in np.geomspace(start, end, count + 1)[1:]]
 
 
 def importances(search: Search, finished: Sequence[Trial]) -> dict[str, float]:

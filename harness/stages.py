@@ -83,7 +83,7 @@ class Stages:
                 choice = predict_rate(self.study, rung, choices)
                 yield RateChoice(rung.rung, choice)
             else:
-                choice, values = yield from self._search(rung, prediction(self.study, rung, choices))
+                choice, values = yield from self._search(rung, prediction(rung, choices))
                 choices.append(choice)
             # A rung whose rate is predicted takes the other values of the largest one that was searched.
             specs += self._after(rung, choice, values)

@@ -189,7 +189,7 @@ def _ledger(results: Results) -> list[Block]:
         blocks.append(paragraph("All ladder and ablation runs completed."))
     if len(trials):
         blocks.append(Table(trials, "Trials of the learning-rate searches by outcome.", left=("Rung", "Verdict on the optimum")))
-        blocks.append(bullets([*_verdicts(results), *_broken(results)]))
+        blocks.append(bullets([*_verdicts(results), *_broken(results), *searched_keys(results)]))
     return blocks
 
 
@@ -207,6 +207,19 @@ def _verdicts(results: Results) -> list[str]:
         # The reason of a search opens with its status.
         reason = reason.removeprefix(f"{status}: ")
         lines.append(f"{row['rung']}: the optimum {said.get(status, status)}{f': {reason}' if reason else ''}.")
+    return lines
+
+
+def searched_keys(results: Results) -> list[str]:
+    """What was searched beside the rate: the best trial's values, and how much each key mattered, one line a rung."""
+    lines = []
+    for _, row in results.searches.sort_values("n_params").iterrows():
+        values, importances = (cell if isinstance(cell, Mapping) else {} for cell in (row["values"], row["importances"]))
+        if values:
+            said = listed([f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()])
+            shares = ", ".join(f"{key} {100 * share:.0f} %" for key, share in importances.items())
+            weight = f" What made trials good or bad: {shares} (PED-ANOVA)." if shares else ""
+            lines.append(f"{row['rung']}: the best trial has {said}.{weight}")
     return lines
 
 

@@ -19,6 +19,7 @@ from harness.plan import (
     ablation_steps,
     budget_steps,
     duration,
+    runs_of,
     study_digest,
 )
 from harness.spec import Study
@@ -274,3 +275,39 @@ def test_only_cosmetic_keys_leave_the_digest_of_a_study_alone(key: str) -> None:
 )
 def test_durations_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_an_extension_is_priced_where_no_pruner_pays_for_it() -> None:
+    def search_s(**search: Any) -> float:
+        return make_plan(make_study(search={"trials": 12, "batch": 4} | search)).rungs[0].estimated_s
+
+    with_pruner, none, never = search_s(), search_s(pruner="none"), search_s(pruner="none", extend=0)
+    assert with_pruner == never == search_s(extend=5)
+    (one,) = {rung.steps for rung in make_plan(make_study()).rungs}
+    trial = MARGIN * (one * COST.step_s + 20 * 256 * COST.text_s)
+    assert none - never == pytest.approx(4 * trial)
+    assert make_plan(make_study(search={"trials": 0, "pruner": "none"})).rungs[0].runs == 2
+
+
+def test_runs_count_an_extension_once_it_has_happened() -> None:
+    rung = make_plan(make_study()).to_dict()["rungs"][0]
+    chosen = {"lr": 2e-3, "default_lr": 1e-3}
+    assert runs_of(rung, None) == runs_of(rung, chosen) == 6 + 2 + 1
+    assert runs_of(rung, chosen | {"extension_trials": 4}) == 13 and runs_of(rung, chosen | {"extension_trials": math.nan}) == 9
+    assert runs_of(rung, {"lr": 1e-3, "default_lr": 1e-3, "extension_trials": 2}) == 10
+
+
+@pytest.mark.parametrize(("first", "searched"), [(None, 2), (2, 2), (3, 3), (9, 3)])
+def test_predicted_rungs_have_no_trials_and_cost_less(first: int | None, searched: int) -> None:
+    plan = make_plan(make_study(search={"trials": 6, "batch": 3, "transfer": "predict", "transfer_from": first}))
+    measured = make_plan(make_study())
+    assert [rung.trials for rung in plan.rungs] == [6] * searched + [0] * (3 - searched)
+    for one, other in zip(plan.rungs, measured.rungs, strict=True):
+        assert (one.runs, one.estimated_s < other.estimated_s) == ((3, True) if one.trials == 0 else (9, False))
+
+
+def test_a_rung_that_is_left_out_does_not_take_the_place_of_a_predicted_one() -> None:
+    study = spacious(search={"trials": 6, "batch": 3, "transfer": "predict"})
+    plan = make_plan(study, within_s=200)
+    kept = [rung.trials for rung in plan.kept]
+    assert len(kept) < 3 and kept == [6] * len(kept)

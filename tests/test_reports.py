@@ -18,7 +18,7 @@ from harness.errors import StudyError
 from harness.results import Results
 from reports import contents, markdown, numbers, pdf, tables
 from reports.blocks import Box, Bullets, Code, Document, Heading, Paragraph, Picture, Samples, Strong, Table, Verbatim, bullets
-from reports.document import write
+from reports.document import figures, write
 from reports.findings import Finding, findings
 from reports.limits import limits
 from reports.summary import best, rungs, runs_planned
@@ -106,7 +106,7 @@ def test_the_files_are_all_there(written: tuple[Results, Path]) -> None:
     text = (folder / "report.md").read_text()
     pictures = re.findall(r"\]\((figures/[^)]+)\)", text)
     assert all(len(alt) > 40 for alt in re.findall(r"!\[([^]]*)\]", text))
-    assert len(pictures) == 3 * 7
+    assert len(pictures) == 3 * len(figures())
     assert all((folder / path).stat().st_size > 100 for path in pictures)
     assert len(list((folder / "figures").iterdir())) == len(pictures)
 
@@ -423,3 +423,26 @@ def test_the_published_table_is_there_even_where_no_run_was_evaluated_often_enou
     write(once, tmp_path, ["md"])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "NLL published" in text and "evaluated often enough" in text
+
+
+def test_the_law_of_the_best_rate_is_said_with_its_interval_and_its_check() -> None:
+    text = said(synthetic_results(8), "best rate").text
+    p, low, high = (float(x) for x in re.findall(r"p = (\S+) \[(\S+), ([^]]+)\]", text)[0])
+    # The synthetic optima fall with a known power of the size.
+    sizes = synthetic_results(8).searches.dropna(subset=["fitted_lr"])
+    true = -np.polyfit(np.log(sizes["n_params"]), np.log(sizes["lr"]), 1)[0]
+    assert low < p < high and abs(p - true) < 0.15 and "The smaller rungs alone predict" in text
+    assert "p = " not in said(synthetic_results(2), "best rate").text
+
+
+def test_other_searched_keys_are_named_with_their_values_and_importances() -> None:
+    results = synthetic_results(2)
+    lines = contents.searched_keys(results)
+    assert lines == []
+    values = [{"train.weight_decay": 0.12}, {"train.weight_decay": 0.034}]
+    importances = [{"lr": 0.75, "train.weight_decay": 0.25}, {}]
+    named = replace(results, searches=results.searches.assign(values=values, importances=importances))
+    assert contents.searched_keys(named) == [
+        "20k: the best trial has train.weight_decay 0.12. What made trials good or bad: lr 75 %, train.weight_decay 25 % (PED-ANOVA).",
+        "40k: the best trial has train.weight_decay 0.034.",
+    ]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from harness import reference
 from harness.errors import StudyError
-from harness.spec import Data, LrRange, ModelSpec, Shape, Split, Study, Within, load, parse_count, rung_name
+from harness.spec import Data, LrRange, ModelSpec, Search, Shape, Split, Study, Within, load, parse_count, rung_name
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
 MINIMAL = "study: s\nquestion: Why?\nmodel: {rungs: [20k]}\n"
@@ -217,3 +217,46 @@ def test_the_schema_knows_ranges_choices_and_unknown_keys() -> None:
     assert train["properties"]["batch_size"]["minimum"] == 1
     assert train["properties"]["schedule"]["enum"] == ["constant", "cosine", "linear"]
     assert all("description" in info for block in schema["$defs"].values() for info in block["properties"].values() if "$ref" not in info)
+
+
+def search_of(**changes: Any) -> Search:
+    return Search.model_validate(changes)
+
+
+DECAY = {"low": 1e-3, "high": 1.0, "log": True}
+
+
+def test_other_keys_of_train_can_be_searched() -> None:
+    search = search_of(space={"train.weight_decay": DECAY, "train.schedule": {"choices": ["constant", "cosine"]}})
+    assert search.space["train.weight_decay"].high == 1.0 and search.space["train.schedule"].choices == ("constant", "cosine")
+    assert search_of(space=None).space == {} == search_of().space
+    assert search_of(space={"train.batch_size": {"choices": [16, 32]}}, pruner="none").space["train.batch_size"].choices == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"space": {"train.lr": DECAY}}, "the range of rates is search.lr"),
+        ({"space": {"weight_decay": DECAY}}, "can't be searched"),
+        ({"space": {"train.epochs": {"low": 1, "high": 2}}}, "can't be searched"),
+        ({"space": {"train.weight_decay": {"low": 1}}}, "give low and high, or choices"),
+        ({"space": {"train.weight_decay": {"low": 1, "high": 2, "choices": [1, 2]}}}, "give low and high, or choices"),
+        ({"space": {"train.weight_decay": {"choices": [1]}}}, "two different choices"),
+        ({"space": {"train.weight_decay": {"low": 2, "high": 1}}}, "must be below high"),
+        ({"space": {"train.weight_decay": {"low": 0, "high": 1, "log": True}}}, "must be > 0 on a log scale"),
+        ({"space": {"train.warmup_fraction": {"low": 0, "high": 0.5}}}, "train.warmup_fraction: must be a number from 0 to 0.1"),
+        ({"space": {"train.dropout": {"low": -1, "high": 0.5}}}, "train.dropout: must be"),
+        ({"space": {"train.schedule": {"choices": ["constant", "sine"]}}}, "train.schedule: "),
+        ({"space": {"train.batch_size": {"low": 8, "high": 64}}}, "train.batch_size needs choices"),
+        ({"space": {"train.batch_size": {"choices": [16, 32]}}}, "needs search.pruner: none"),
+        ({"space": {"train.weight_decay": DECAY}, "sampler": "grid"}, "a grid goes over rates alone"),
+        ({"transfer": "predict", "transfer_from": 1}, "a law needs two rungs"),
+        ({"transfer": "predict", "trials": 0}, "nothing to predict from"),
+        ({"extend": 11}, "must be a whole number >= 0"),
+        ({"sampler": "cmaes"}, "qmc"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused_with_the_reason(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        search_of(**changes)
+    assert said in str(refused.value)
