@@ -114,11 +114,14 @@ def seconds(times: Times) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """What was measured on, and how busy it was."""
+    load = os.getloadavg()[0]
     return {
         "cpu": _cpu_name(),
         "machine": environment.describe("cpu"),
         "versions": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
-        "load_average_1min": round(os.getloadavg()[0], 2),
+        "load_average_1min": round(load, 2),
+        # Before anything was measured: other work on the machine makes times, and somewhat less their ratios, unreliable.
+        "under_load": load > 1.0,
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": environment.git().get("commit"),
     }

@@ -1,6 +1,6 @@
 """This tool beside the assignment's own procedure: step, evaluation, sampling, memory, and an epoch composed of them.
 
-    python -m benchmarks.notebook [--full] [--rungs 87k,557k]        DATA=file.csv COLUMN=name for other texts
+    python -m benchmarks.notebook [--full] [--rungs 87k,557k] [--pairs 5]        DATA=file.csv COLUMN=name for other texts
 
 Three sides in turns, one thread each: the notebook, the notebook with the allocator setting that the harness gives its workers, and the
 harness. An epoch is not run but composed of measured parts, and so labelled. Results: benchmarks/results/notebook.json.
@@ -181,15 +181,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="three times the pairs; evaluation and sampling whole instead of scaled")
     parser.add_argument("--rungs", default=",".join(RUNGS), help="of " + ", ".join(RUNGS))
+    parser.add_argument("--pairs", type=int, help="pairs of training steps a rung; by default " + str(ROUNDS))
     given = parser.parse_args()
     data = corpus()
     facts = {"source": data.source, "train_texts": data.train.n_texts, "mean_length": float(np.mean(data.train.lengths))}
     result: dict[str, Any] = {"machine": measure.machine(), "data": facts, "full": given.full, "rungs": {}}
     for rung in given.rungs.split(","):
-        measured = compare_rung(rung, ROUNDS[rung] * (3 if given.full else 1), given.full)
+        measured = compare_rung(rung, given.pairs or ROUNDS[rung] * (3 if given.full else 1), given.full)
         result["rungs"][rung] = measured | {"epoch": epoch(measured, data.train.n_texts)}
         print(rung, {key: numbers[rung] for key, numbers in summary({rung: result["rungs"][rung]}).items()}, flush=True)
-    path = measure.keep("notebook", summary(result["rungs"]) | result)
+        path = measure.keep("notebook", summary(result["rungs"]) | result)
     print(f"kept in {path}")
 
 
