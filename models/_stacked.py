@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models._cpu import mlp, plain_cpu
+from models._cpu import MAX_LENGTH, Reading, attention, mlp, plain_cpu
 from models._layers import Groups, Packed, pad, rotary, rotate, unpad
 from models.decoder import Model
 
@@ -156,6 +156,8 @@ class StackedModel:
         K, N, C = x_KNC.shape
         H, D = self.shape.n_head, self.shape.d_head
         assert groups.place_N is not None
+        if plain_cpu(x_KNC) and max(length for _, length in groups.sizes) <= MAX_LENGTH:
+            return self._attention_by_member(x_KNC, w, groups, turn)
         x_KPC = pad(x_KNC.reshape(K * N, C), groups.place_N, K * (groups.n_places + 1)).view(K, -1, C)
         outs: list[Tensor] = []
         for first, W, S in groups.spans():
@@ -168,12 +170,22 @@ class StackedModel:
         out_KPC = torch.cat([*outs, x_KPC.new_zeros(K, 1, C)], dim=1)
         return unpad(out_KPC.view(-1, C), groups.place_N).view(K, N, C)
 
+    def _attention_by_member(self, x_KNC: Tensor, w: Mapping[str, Tensor], groups: Groups, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        """There is nothing to gain on a CPU but the cache, and a member at a time keeps it."""
+        K, N, _ = x_KNC.shape
+        assert groups.place_N is not None
+        begin_K1 = (groups.n_places + 1) * torch.arange(K)[:, None]
+        sizes = (*groups.sizes, (1, 1))
+        how = [Reading(Groups(sizes, place_N), self.shape.n_head, turn) for place_N in groups.place_N.view(K, N) - begin_K1]
+        w_in, w_out = w["attention.qkv.weight"].unbind(), w["attention.out.weight"].unbind()
+        b_in, b_out = (_each(w.get(f"attention.{name}.bias"), x_KNC) for name in ("qkv", "out"))
+        return torch.stack([attention(*member) for member in zip(x_KNC.unbind(), w_in, b_in, w_out, b_out, how, strict=True)])
+
     def _mlp(self, x_KNC: Tensor, w: Mapping[str, Tensor]) -> Tensor:
         activation = F.gelu if self.shape.activation == "gelu" else F.relu
         up, up_bias, down, down_bias = w["mlp.up.weight"], w.get("mlp.up.bias"), w["mlp.down.weight"], w.get("mlp.down.bias")
         if not plain_cpu(x_KNC):
             return _linear(activation(_linear(x_KNC, up, up_bias)), down, down_bias)
-        # There is nothing to gain on a CPU but the cache, and a member at a time keeps it.
         members = zip(x_KNC.unbind(), up.unbind(), _each(up_bias, x_KNC), down.unbind(), _each(down_bias, x_KNC), strict=True)
         return torch.stack([mlp(*member, activation) for member in members])
 

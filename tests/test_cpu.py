@@ -14,7 +14,7 @@ from models import _cpu, decoder
 from models._layers import Packed
 from models.decoder import FAMILIES, Model, Shape
 from tests import tiny
-from tests.packing import packed
+from tests.packing import packed, plainly
 
 SHAPE = Shape(2, 12, 3, 10, 40)
 SHAPES = {
@@ -29,11 +29,6 @@ SHAPES = {
 def results(model: nn.Module, batch: Packed, weight_NV: Tensor) -> list[Tensor]:
     logits_NV = model.forward_packed(batch)  # type: ignore[operator]
     return [logits_NV.detach(), *torch.autograd.grad((logits_NV * weight_NV).sum(), list(model.parameters()))]
-
-
-def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "plain_cpu", lambda x: False)
-    monkeypatch.setattr(_cpu, "plain_cpu", lambda x: False)
 
 
 @pytest.mark.parametrize("name", SHAPES)
