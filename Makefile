@@ -2,10 +2,12 @@
 PYTHON ?= python3.11
 STUDY ?= studies/scaling.yaml
 VENV := .venv
+# Texts of one's own for the benchmarks, and their column where it isn't the one with the longest cells.
+export DATA COLUMN
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help setup study quick test test-slow faults lint schema ui clean
+.PHONY: help setup study quick test test-slow faults lint bench bench-full schema ui clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +16,8 @@ help:
 	@echo "make ui       MLflow on 127.0.0.1 over what is in mlruns/"
 	@echo "make test     the test suite; make test-slow: the slow tests too; make lint: ruff and mypy"
 	@echo "make faults   kill studies 200 times and compare them with untouched ones"
+	@echo "make bench    speed against the assignment's own procedure and this machine's floor (DATA=FILE.csv for other texts)"
+	@echo "make bench-full  the same with more pairs and nothing scaled: hours"
 	@echo "make setup    only install; make schema: write docs/study.md and the editors' schema"
 	@echo "make clean    remove .venv and caches; never touches mlruns/"
 
@@ -51,6 +55,21 @@ lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+bench: setup
+	$(RUN) -m benchmarks.notebook
+	$(RUN) -m benchmarks.crew --sizes 1,4,16
+	$(RUN) -m benchmarks.floor
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(PIP) -e '.[bench]'
+	touch $@
+
+bench-full: $(VENV)/installed-bench
+	$(RUN) -m benchmarks.notebook --full
+	$(RUN) -m benchmarks.crew
+	$(RUN) -m benchmarks.floor
+	$(RUN) -m benchmarks.peers
 
 schema: setup
 	$(RUN) -m harness.reference

@@ -13,11 +13,34 @@ from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
+class Groups:
+    """A batch laid out for attention on a CPU: rows of like length together, each group padded to its own longest text.
+
+    `sizes`: (rows, length) of each group, whose places follow each other. `place_N`: each token's place; None where none is padding.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    place_N: Tensor | None
+
+    @property
+    def n_places(self) -> int:
+        """Tokens and padding."""
+        return sum(rows * length for rows, length in self.sizes)
+
+    def spans(self) -> Iterator[tuple[int, int, int]]:
+        """(first place, rows, length) of each group."""
+        first = 0
+        for rows, length in self.sizes:
+            yield first, rows, length
+            first += rows * length
+
+
+@dataclass(frozen=True)
 class Packed:
     """The real tokens of a batch, text after text.
 
     `flat_N` is row * length + position: where a token lies in the padded (batch_size, length) layout.
-    It is None where nothing is padding, so that the packed and the padded layout are the same.
+    It is None where nothing is padding, so that the packed and the padded layout are the same. `groups` is a closer layout, where known.
     """
 
     ids_N: Tensor
@@ -26,9 +49,12 @@ class Packed:
     batch_size: int
     length: int
     targets_N: Tensor | None = None
+    groups: Groups | None = None
 
     def to(self, device: torch.device | str) -> "Packed":
-        """The same batch on another device."""
+        """The same batch on another device; groups are for a CPU only."""
+        if torch.device(device) == self.ids_N.device:
+            return self
         move = [None if t is None else t.to(device, non_blocking=True) for t in (self.ids_N, self.position_N, self.flat_N, self.targets_N)]
         ids_N, position_N, flat_N, targets_N = move
         assert ids_N is not None and position_N is not None

@@ -11,9 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import accounting
+from harness.data.batches import pack
 from models import decoder
 from models.decoder import FAMILIES, NAMED, Model
-from tests.packing import packed
+from tests import tiny
+from tests.packing import packed, plainly
 
 SHAPES = {
     "assignment": decoder.solve(40_000, 29, 150),
@@ -38,7 +40,8 @@ def counted(work: Callable[[], Tensor]) -> int:
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_flops_equal_torchs_counter(shape: decoder.Shape) -> None:
+def test_flops_equal_torchs_counter(shape: decoder.Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    plainly(monkeypatch)
     model, ids_BT = Model(shape, 29, 150), torch.randint(0, 29, (4, 21))
     forward = counted(lambda: model(ids_BT))
     both = counted(lambda: model(ids_BT).sum().backward())
@@ -46,7 +49,8 @@ def test_flops_equal_torchs_counter(shape: decoder.Shape) -> None:
     assert both == accounting.train_flops("decoder", asdict(shape), 29, [21] * 4)
 
 
-def test_packing_saves_the_padding_of_every_product_but_attention() -> None:
+def test_packing_saves_the_padding_of_every_product_but_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    plainly(monkeypatch)
     shape, lengths = SHAPES["assignment"], [21, 8, 13]
     model, ids_BT = Model(shape, 29, 150), torch.randint(0, 29, (3, 21))
     padding = 4 * shape.n_layer * shape.n_head * shape.d_head * sum(21**2 - length**2 for length in lengths)
@@ -62,7 +66,7 @@ def test_six_nd_is_far_off_below_a_million_parameters() -> None:
 
 @pytest.mark.parametrize("name", ["87k-assignment", "557k-assignment"])
 def test_the_activation_estimate_is_what_autograd_keeps_to_twenty_percent(name: str) -> None:
-    model, ids_BT, kept, lengths = Model(NAMED[name], 29, 150), torch.randint(0, 29, (8, 75)), {}, [75, 60, 52, 48, 45, 40, 33, 23]
+    model, batch, kept = Model(NAMED[name], 29, 150), pack(tiny.corpus().train, np.arange(32)), {}
     weights = {parameter.data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,10 +76,10 @@ def test_the_activation_estimate_is_what_autograd_keeps_to_twenty_percent(name: 
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits_NV = model.forward_packed(packed(ids_BT, lengths))
+        logits_NV = model.forward_packed(batch)
         loss = torch.nn.functional.cross_entropy(logits_NV, logits_NV.argmax(-1))
     assert loss.requires_grad
-    assert sum(kept.values()) == pytest.approx(decoder.activations(NAMED[name], 29, sum(lengths)), rel=0.2)
+    assert sum(kept.values()) == pytest.approx(decoder.activations(NAMED[name], 29, len(batch.ids_N)), rel=0.2)
 
 
 def test_bytes_follow_the_parameters() -> None:

@@ -39,6 +39,23 @@ def test_packed_is_each_text_shifted_by_one(encoded: Encoded) -> None:
     assert {t.dtype for t in (packed.ids_N, packed.targets_N, packed.position_N, packed.flat_N)} == {torch.int64}
 
 
+def test_groups_hold_every_token_once_beside_texts_of_like_length(encoded: Encoded) -> None:
+    rows = np.arange(40)
+    packed = pack(encoded, rows)
+    assert packed.groups is not None and packed.groups.place_N is not None
+    places, lengths = packed.groups.place_N.numpy(), encoded.lengths[rows]
+    assert len(set(places)) == len(places) and places.max() < packed.groups.n_places
+    assert sum(count for count, _ in packed.groups.sizes) == len(rows)
+    assert [length for _, length in packed.groups.sizes] == sorted(length for _, length in packed.groups.sizes)
+    begins = np.cumsum(lengths) - lengths
+    for first, count, length in packed.groups.spans():
+        inside = [row for row in rows if first <= places[begins[row]] < first + count * length]
+        assert len(inside) == count and lengths[inside].max() == length
+        for row in inside:
+            mine = places[begins[row] : begins[row] + lengths[row]]
+            assert (mine[0] - first) % length == 0 and (np.diff(mine) == 1).all()
+
+
 def test_packed_without_padding_has_no_flat(encoded: Encoded) -> None:
     assert pack(encoded, np.array([4])).flat_N is None
 

@@ -75,14 +75,6 @@ def test_causality_by_gradients(norm: str, positions: str, path: str) -> None:
         assert reached[: n + 1].all() and not reached[n + 1 :].any()
 
 
-def test_the_chunked_mlp_equals_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    model, ids_BT = Model(Shape(1, 6, 2, 6, 4096), 29, 50).double(), torch.randint(0, 29, (9, 50))
-    in_parts = model(ids_BT)
-    monkeypatch.setattr(decoder, "MLP_VALUES", 2**40)
-    assert (model(ids_BT) - in_parts).abs().max() < 1e-12
-
-
 def test_rotary_scores_depend_on_distance_only() -> None:
     torch.manual_seed(0)
     model = Model(decoder.solve(12_000, 29, 24, **vars(FAMILIES["modern"])), 29, 24).double()

@@ -1,0 +1,221 @@
+"""K decoders of one shape as one set of kernels: their weights side by side, their batches side by side, no member touched by another.
+
+Small models leave a big device idle; a learning-rate search trains many of one shape. Every member has its own weights, batch and
+dropout mask. Shapes: K members, N tokens of the member that has most, P places and G = W * S places of a group in attention's layout,
+else as in `models.decoder`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models._cpu import MAX_LENGTH, Reading, attention, mlp, plain_cpu
+from models._layers import Groups, Packed, pad, rotary, rotate, unpad
+from models.decoder import Model
+
+# What cross-entropy leaves out.
+NO_TARGET = -100
+
+
+@dataclass(frozen=True)
+class StackedBatch:
+    """A batch for each member, filled up to the same number of tokens: `targets_KN` is NO_TARGET where there is none.
+
+    `groups.place_N` counts through all members, (K * N,), each of which has one place more than its texts, for what is filled up.
+    """
+
+    ids_KN: Tensor
+    position_KN: Tensor
+    targets_KN: Tensor
+    tokens: tuple[int, ...]
+    length: int
+    groups: Groups
+
+    def to(self, device: torch.device | str) -> "StackedBatch":
+        """The same batches on another device."""
+        assert self.groups.place_N is not None
+        every = (self.ids_KN, self.position_KN, self.targets_KN, self.groups.place_N)
+        ids_KN, position_KN, targets_KN, place_N = (t.to(device, non_blocking=True) for t in every)
+        return StackedBatch(ids_KN, position_KN, targets_KN, self.tokens, self.length, Groups(self.groups.sizes, place_N))
+
+
+def stack(batches: Sequence[Packed], multiple: int = 1) -> StackedBatch:
+    """One batch for each member, of equally many texts; the number of tokens is rounded up to a multiple, so that few sizes occur."""
+    tokens = tuple(len(batch.ids_N) for batch in batches)
+    n_tokens = -(-max(tokens) // multiple) * multiple
+    layouts = [batch.groups or Groups(((batch.batch_size, batch.length),), batch.flat_N) for batch in batches]
+    assert len({tuple(rows for rows, _ in layout.sizes) for layout in layouts}) == 1, "members of a crew have equally many texts"
+    groups = list(zip(*(layout.sizes for layout in layouts), strict=True))
+    sizes = tuple((members[0][0], max(length for _, length in members)) for members in groups)
+    n_places = sum(rows * length for rows, length in sizes) + 1
+    places = [F.pad(_moved(layout, sizes, n), (0, n_tokens - n), value=n_places - 1) for layout, n in zip(layouts, tokens, strict=True)]
+    place_KN = torch.stack(places) + n_places * torch.arange(len(batches))[:, None]
+    columns = [[batch.ids_N for batch in batches], [batch.position_N for batch in batches], [_targets(batch) for batch in batches]]
+    ids, position, targets = (
+        torch.stack([F.pad(column, (0, n_tokens - len(column)), value=fill) for column in columns_of])
+        for columns_of, fill in zip(columns, (0, 0, NO_TARGET), strict=True)
+    )
+    return StackedBatch(ids, position, targets, tokens, max(batch.length for batch in batches), Groups(sizes, place_KN.reshape(-1)))
+
+
+def _targets(batch: Packed) -> Tensor:
+    return torch.full_like(batch.ids_N, NO_TARGET) if batch.targets_N is None else batch.targets_N
+
+
+def _moved(layout: Groups, sizes: Sequence[tuple[int, int]], n_tokens: int) -> Tensor:
+    """A member's places where its groups have become as long as the longest member's."""
+    place_N = torch.arange(n_tokens) if layout.place_N is None else layout.place_N
+    out_N, begin = torch.empty_like(place_N), 0
+    for (first, rows, length), (_, longer) in zip(layout.spans(), sizes, strict=True):
+        here = (place_N >= first) & (place_N < first + rows * length)
+        inside = place_N[here] - first
+        out_N[here] = begin + torch.div(inside, length, rounding_mode="floor") * longer + inside % length
+        begin += rows * longer
+    return out_N
+
+
+class StackedModel:
+    """The members' weights in one buffer, (K, n_params), a row a member, and the views of it that compute.
+
+    `rows`: the buffer. `gradients`: the same for gradients, which `backward` fills. `weights`: by the names of `models.decoder.Model`,
+    each (K, ...).
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        first = models[0]
+        assert all(model.shape == first.shape and model.seq_len == first.seq_len for model in models)
+        self.shape, self.seq_len, self.dropout = first.shape, first.seq_len, first.dropout.p
+        self._sizes = {name: p.shape for name, p in first.named_parameters()}
+        self._hold(torch.stack([nn.utils.parameters_to_vector(model.parameters()).detach() for model in models]))
+
+    def _hold(self, rows: Tensor) -> None:
+        self.rows, self.gradients = rows, torch.zeros_like(rows)
+        self.weights: dict[str, Tensor] = {}
+        self._gradients: list[Tensor] = []
+        begin = 0
+        for name, size in self._sizes.items():
+            part = slice(begin, begin + size.numel())
+            self.weights[name] = rows[:, part].view(-1, *size).requires_grad_()
+            self._gradients.append(self.gradients[:, part].view(-1, *size))
+            begin += size.numel()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def backward(self, total: Tensor) -> None:
+        """Put the gradients of a sum over members in place of those before."""
+        for place, gradient in zip(self._gradients, torch.autograd.grad(total, list(self.weights.values())), strict=True):
+            place.copy_(gradient)
+
+    def keep(self, members: Sequence[int]) -> None:
+        """Go on with these members only, in this order; theirs are the same weights as before."""
+        self._hold(self.rows.detach()[list(members)].clone())
+
+    def member(self, k: int) -> dict[str, Tensor]:
+        """A copy of one member's weights by their names in `models.decoder.Model`."""
+        return {name: weight[k].detach().clone() for name, weight in self.weights.items()}
+
+    def masks(self, seeds: Sequence[int], tokens: Sequence[int], n_tokens: int) -> Tensor | None:
+        """Dropout as factors (K, N, C): each member's are what a lone model draws after `torch.manual_seed` with its seed; None without."""
+        if not self.dropout:
+            return None
+        masks_KNC = self.rows.new_ones(len(seeds), n_tokens, self.shape.d_model)
+        for mask_NC, seed, n in zip(masks_KNC, seeds, tokens, strict=True):
+            torch.manual_seed(seed)
+            mask_NC[:n] = F.dropout(torch.ones_like(mask_NC[:n]), self.dropout)
+        return masks_KNC
+
+    def forward_packed(self, batch: StackedBatch, masks_KNC: Tensor | None = None) -> Tensor:
+        """Logits (K, N, V); those of tokens that were filled up mean nothing."""
+        weights = self.weights
+        x_KNC = _look_up(weights["embedding.weight"], batch.ids_KN)
+        if "positions.weight" in weights:
+            x_KNC = x_KNC + _look_up(weights["positions.weight"], batch.position_KN)
+        turn = None if "positions.weight" in weights else rotary(batch.length, self.shape.d_head, x_KNC.device, x_KNC.dtype)
+        x_KNC = x_KNC if masks_KNC is None else x_KNC * masks_KNC
+        for layer in range(self.shape.n_layer):
+            part = {name.removeprefix(f"blocks.{layer}."): w for name, w in weights.items() if name.startswith(f"blocks.{layer}.")}
+            x_KNC = self._block(x_KNC, part, batch, turn)
+        if self.shape.final_norm:
+            x_KNC = _norm(x_KNC, weights, "final_norm")
+        head = weights["embedding.weight"] if self.shape.tied else weights["head.weight"]
+        return _linear(x_KNC, head, weights.get("head.bias"))
+
+    def _block(self, x_KNC: Tensor, w: Mapping[str, Tensor], batch: StackedBatch, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        if self.shape.norm == "pre":
+            x_KNC = x_KNC + self._attention(_norm(x_KNC, w, "norm_1"), w, batch.groups, turn)
+            return x_KNC + self._mlp(_norm(x_KNC, w, "norm_2"), w)
+        x_KNC = _norm(x_KNC + self._attention(x_KNC, w, batch.groups, turn), w, "norm_1")
+        return _norm(x_KNC + self._mlp(x_KNC, w), w, "norm_2")
+
+    def _attention(self, x_KNC: Tensor, w: Mapping[str, Tensor], groups: Groups, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Members are further texts of the batch here: no kernel knows that there are several models."""
+        K, N, C = x_KNC.shape
+        H, D = self.shape.n_head, self.shape.d_head
+        assert groups.place_N is not None
+        if plain_cpu(x_KNC) and max(length for _, length in groups.sizes) <= MAX_LENGTH:
+            return self._attention_by_member(x_KNC, w, groups, turn)
+        x_KPC = pad(x_KNC.reshape(K * N, C), groups.place_N, K * (groups.n_places + 1)).view(K, -1, C)
+        outs: list[Tensor] = []
+        for first, W, S in groups.spans():
+            qkv = _linear(x_KPC[:, first : first + W * S], w["attention.qkv.weight"], w.get("attention.qkv.bias"))
+            q, k, v = (part.view(K * W, S, H, D).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+            if turn is not None:
+                q, k = (rotate(part, turn[0][:S], turn[1][:S]) for part in (q, k))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(K, W * S, H * D)
+            outs.append(_linear(y, w["attention.out.weight"], w.get("attention.out.bias")))
+        out_KPC = torch.cat([*outs, x_KPC.new_zeros(K, 1, C)], dim=1)
+        return unpad(out_KPC.view(-1, C), groups.place_N).view(K, N, C)
+
+    def _attention_by_member(self, x_KNC: Tensor, w: Mapping[str, Tensor], groups: Groups, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        """There is nothing to gain on a CPU but the cache, and a member at a time keeps it."""
+        K, N, _ = x_KNC.shape
+        assert groups.place_N is not None
+        begin_K1 = (groups.n_places + 1) * torch.arange(K)[:, None]
+        sizes = (*groups.sizes, (1, 1))
+        how = [Reading(Groups(sizes, place_N), self.shape.n_head, turn) for place_N in groups.place_N.view(K, N) - begin_K1]
+        w_in, w_out = w["attention.qkv.weight"].unbind(), w["attention.out.weight"].unbind()
+        b_in, b_out = (_each(w.get(f"attention.{name}.bias"), x_KNC) for name in ("qkv", "out"))
+        return torch.stack([attention(*member) for member in zip(x_KNC.unbind(), w_in, b_in, w_out, b_out, how, strict=True)])
+
+    def _mlp(self, x_KNC: Tensor, w: Mapping[str, Tensor]) -> Tensor:
+        activation = F.gelu if self.shape.activation == "gelu" else F.relu
+        up, up_bias, down, down_bias = w["mlp.up.weight"], w.get("mlp.up.bias"), w["mlp.down.weight"], w.get("mlp.down.bias")
+        if not plain_cpu(x_KNC):
+            return _linear(activation(_linear(x_KNC, up, up_bias)), down, down_bias)
+        members = zip(x_KNC.unbind(), up.unbind(), _each(up_bias, x_KNC), down.unbind(), _each(down_bias, x_KNC), strict=True)
+        return torch.stack([mlp(*member, activation) for member in members])
+
+
+def losses(logits_KNV: Tensor, batch: StackedBatch) -> Tensor:
+    """Nats a token of each member, (K,), over its own tokens; the gradient of their sum is every member's own."""
+    nats_KN = F.cross_entropy(logits_KNV.float().transpose(1, 2), batch.targets_KN, ignore_index=NO_TARGET, reduction="none")
+    tokens_K = torch.tensor(batch.tokens, device=nats_KN.device, dtype=nats_KN.dtype)
+    return nats_KN.sum(1) / tokens_K
+
+
+def _linear(x_KNC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return torch.bmm(x_KNC, weight.transpose(1, 2))
+    return torch.baddbmm(bias[:, None], x_KNC, weight.transpose(1, 2))
+
+
+def _each(stacked: Tensor | None, x_KNC: Tensor) -> tuple[Tensor | None, ...]:
+    return (None,) * len(x_KNC) if stacked is None else stacked.unbind()
+
+
+def _norm(x_KNC: Tensor, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    """Layer norm with the member's own scale and shift."""
+    x_KNC = F.layer_norm(x_KNC, x_KNC.shape[-1:]) * weights[f"{name}.weight"][:, None]
+    bias = weights.get(f"{name}.bias")
+    return x_KNC if bias is None else x_KNC + bias[:, None]
+
+
+def _look_up(table: Tensor, ids_KN: Tensor) -> Tensor:
+    """Each member's rows of its own table."""
+    K, size, width = table.shape
+    offset_K1 = size * torch.arange(K, device=ids_KN.device)[:, None]
+    return F.embedding(ids_KN + offset_K1, table.reshape(K * size, width))
