@@ -15,7 +15,7 @@ help:
 	@echo "make study    the whole of studies/scaling.yaml (STUDY=FILE for another)"
 	@echo "make ui       MLflow on 127.0.0.1 over what is in mlruns/"
 	@echo "make test     the test suite; make test-slow: the slow tests too; make lint: ruff and mypy"
-	@echo "make faults   kill studies 200 times and compare them with untouched ones"
+	@echo "make faults   break studies in every way and compare them with untouched ones; writes the table of docs/reliability.md"
 	@echo "make bench    speed against the assignment's own procedure and this machine's floor (DATA=FILE.csv for other texts)"
 	@echo "make bench-full  the same with more pairs and nothing scaled: hours"
 	@echo "make setup    only install; make schema: write docs/study.md and the editors' schema"
@@ -49,7 +49,7 @@ test-slow: $(VENV)/installed-dev
 	$(RUN) -m pytest -n 2 -m 'not gpu'
 
 faults: $(VENV)/installed-dev
-	FAULTS=200 $(RUN) -m pytest -n 2 tests/faults -m 'not gpu' --timeout 3000
+	FAULTS=200 FAULTS_TABLE=docs/reliability.md $(RUN) -m pytest -n 2 --dist worksteal tests/faults -m 'not gpu' --timeout 3000
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .

@@ -209,11 +209,22 @@ def work(pipe: Connection, setting: Setting, stop: ctypes.c_bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(setting.threads)
+    if setting.device == "cuda":
+        make_deterministic()
     try:
         while True:
             carry_out(pipe.recv(), setting, stop, pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def make_deterministic() -> None:
+    """Have CUDA repeat its sums in one order, so that a resumed run has equal bits; what torch can't is a warning, not an error."""
+    import torch
+
+    # Read by cuBLAS when it makes its first workspace.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def carry_out(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:

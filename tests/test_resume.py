@@ -18,6 +18,7 @@ from harness.failpoints import VARIABLE
 from harness.record import Record
 from harness.state import snapshot, start
 from harness.train import Outcome
+from harness.workers import make_deterministic
 from tests import tiny
 
 SAMPLES = {"temperatures": [0.5, 1.0], "texts": 2, "at_best": 2}
@@ -28,13 +29,14 @@ def whole(folder: Path, **changes: Any) -> tuple[Outcome, tiny.Events]:
     return tiny.run(tiny.spec(**changes), folder=folder, samples=SAMPLES)
 
 
-def in_parts(folder: Path, stops: list[int], **changes: Any) -> tuple[Outcome, tiny.Events]:
+def in_parts(folder: Path, stops: list[int], device: str = "cpu", **changes: Any) -> tuple[Outcome, tiny.Events]:
     """The same run, stopped at these pulses, each counted from the stop before, and put back from disk; what its record would hold."""
     kept: tiny.Events = []
     saved: Checkpoint | None = None
     for stop in [*stops, None]:
         pulse = Pulse(stop)
         context: dict[str, Any] = {"folder": folder, "checkpoints": folder, "samples": SAMPLES, "resume": saved, "pulse": pulse}
+        context["device"] = device
         outcome, events = tiny.run(tiny.spec(**changes), **context)
         kept += events
         if stop is not None:
@@ -85,6 +87,19 @@ def test_a_run_stopped_many_times_with_warm_up_clipping_and_patience_is_the_same
 def test_padding_counted_resumes_too(tmp_path: Path) -> None:
     outcome, events = whole(tmp_path / "whole", padding="learn")
     resumed, pieces = in_parts(tmp_path / "parts", [6], padding="learn")
+    assert same(outcome, resumed) and events == pieces
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+def test_on_a_gpu_a_resumed_run_has_equal_bits_too(tmp_path: Path) -> None:
+    make_deterministic()
+    try:
+        outcome, events = tiny.run(tiny.spec(), folder=tmp_path / "whole", samples=SAMPLES, device="cuda")
+        resumed, pieces = in_parts(tmp_path / "parts", [6, 200], device="cuda")
+    finally:
+        torch.use_deterministic_algorithms(False)
     assert same(outcome, resumed) and events == pieces
 
 
