@@ -5,7 +5,7 @@ loop over steps, evaluation and the record stay with `harness.train`; a crew sta
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Crew:
         self.specs, self.device, self.token_multiple = tuple(specs), device, token_multiple
         built = [build_model(spec) for spec in specs]
         self.model = StackedModel([model.to(device) for model in built if isinstance(model, Model)])
-        self._template = built[0]
+        self._model = built[0]
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
@@ -51,7 +51,9 @@ class Crew:
 
     def forward_backward(self, batches: Sequence[Packed], seeds: Sequence[int]) -> tuple[list[float], list[float]]:
         """Gradients of each member's nats a token; its loss and gradient norm (before clipping). `seeds`: of this step's dropout masks."""
-        batch = stack(batches, self.token_multiple).to(self.device)
+        # Groups save a CPU work; elsewhere one large call beats several small ones.
+        laid_out = batches if self.device == "cpu" else [replace(batch, groups=None) for batch in batches]
+        batch = stack(laid_out, self.token_multiple).to(self.device)
         masks_KNC = self.model.masks(seeds, batch.tokens, batch.ids_KN.shape[1])
         losses_K = losses(self.model.forward_packed(batch, masks_KNC), batch)
         self.model.backward(losses_K.sum())
@@ -86,8 +88,8 @@ class Crew:
 
     def lone(self, k: int) -> nn.Module:
         """The model of member k with its weights as they are, in evaluation mode; valid until the next call."""
-        self._template.load_state_dict(self.model.member(k), strict=False)
-        return self._template.eval()
+        self._model.load_state_dict(self.model.member(k), strict=False)
+        return self._model.eval()
 
     def moments(self, k: int) -> dict[int, dict[str, Tensor]]:
         """AdamW's moments of member k as a lone run's optimizer numbers them, for its checkpoint."""

@@ -55,6 +55,7 @@ def prepare(study: Study) -> Prepared:
         mean_tokens=float(lengths.mean()),
         fingerprint=corpus.fingerprint,
         lengths=tuple(int(n) for n in lengths[:LENGTH_SAMPLE]),
+        unigram_entropy=corpus.unigram_entropy,
     )
     return Prepared(study, corpus, size, tuple(rungs))
 

@@ -226,7 +226,7 @@ class Projection:
                 self._client.log_text(stored.run_id, text, name)
                 stored.files[name] = hash(text)
         # An interrupted run that goes on ends with more points, or with other best weights.
-        ended = hash((run.tags["status"], len(run.points.get("step", ()))))
+        ended = hash((run.tags.get("status"), len(run.points.get("step", ()))))
         if run.status == RUNNING or stored.files.get(POINTS) == ended:
             return
         if run.points:

@@ -119,13 +119,13 @@ class StackedModel:
         return {name: weight[k].detach().clone() for name, weight in self.weights.items()}
 
     def masks(self, seeds: Sequence[int], tokens: Sequence[int], n_tokens: int) -> Tensor | None:
-        """Dropout as factors (K, N, C): each member's are what a lone model draws after `torch.manual_seed` with its seed; None without."""
+        """Dropout as factors (K, N, C): each member's are what a lone model draws after `torch.manual_seed`; None without."""
         if not self.dropout:
             return None
         masks_KNC = self.rows.new_ones(len(seeds), n_tokens, self.shape.d_model)
         for mask_NC, seed, n in zip(masks_KNC, seeds, tokens, strict=True):
             torch.manual_seed(seed)
-            mask_NC[:n] = F.dropout(torch.ones_like(mask_NC[:n]), self.dropout)
+            mask_NC[:n] = torch.empty_like(mask_NC[:n]).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
         return masks_KNC
 
     def forward_packed(self, batch: StackedBatch, masks_KNC: Tensor | None = None) -> Tensor:
