@@ -4,7 +4,7 @@ A row of `runs` is a run. Cells are empty (NaN, None) where they don't apply. Th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ WHOLE_COLUMNS = _columns(
     "batch_size steps best_step unique_tokens"
 )
 
+STAGES = ("search", "ladder", "budget", "ablation")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted", "skipped")
 
 
@@ -84,7 +85,8 @@ def from_events(events: Iterable[Event]) -> Results:
 
 
 def from_record(record: Record) -> Results:
-    """Tables of the study's current plan: its runs in the order in which they were chosen, then the rungs that were left out."""
+    """Tables of the study's current plan: its runs by rung and stage, then the rungs that were left out."""
+    record = replace(record, selected=dict(sorted(record.selected.items(), key=lambda item: _place(record, item[1]))))
     runs = [_run_row(record, key) for key in record.selected]
     skipped = [_skipped_row(rung) for rung in record.plan.get("rungs", []) if rung["skipped"]]
     return Results(
@@ -97,6 +99,15 @@ def from_record(record: Record) -> Results:
         searches=frame([record.chosen[r["rung"]] for r in record.plan.get("rungs", []) if r["rung"] in record.chosen], SEARCH_COLUMNS),
         invocations=frame(list(record.invocations.values()), INVOCATION_COLUMNS),
     )
+
+
+def _place(record: Record, selected: Event) -> tuple[Any, ...]:
+    """Where a run stands in every table, whoever ended first: by rung, stage, budget and seed."""
+    rungs, spec = [rung["rung"] for rung in record.plan.get("rungs", [])], selected["spec"]
+    rung = rungs.index(selected["rung"]) if selected["rung"] in rungs else len(rungs)
+    stage = STAGES.index(selected["stage"]) if selected["stage"] in STAGES else len(STAGES)
+    trial = -1 if spec.get("trial") is None else spec["trial"]
+    return rung, stage, trial, selected["lr_source"] == "default", -spec["steps"], spec["train_texts"], spec["seed"], selected["key"]
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
