@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.learning_rate import Optimum, optimum, stated_noise
+from harness.analysis.learning_rate import Optimum, optimum
 from harness.search import Trial, suggest
 from harness.spec import Search
 
@@ -63,18 +63,14 @@ def searched(shape: str, x0: float, noise: float, settings: Search, seed: int) -
 
 
 def repeated(
-    shape: str, noise: float, times: int, where: tuple[float, float] = (X_LOW + 2, X_HIGH - 2), stated: bool = False, **search: Any
+    shape: str, noise: float, times: int, where: tuple[float, float] = (X_LOW + 2, X_HIGH - 2), **search: Any
 ) -> list[tuple[float, Optimum]]:
-    """(log of the true optimum, what was found) in so many searches, with the truth drawn from `where`.
-
-    `stated`: seed noise is stated as the harness does, rather than none.
-    """
+    """(log of the true optimum, what was found) in so many searches, with the truth drawn from `where`."""
     settings = Search.model_validate(search)
     found = []
     for seed in range(times):
         x0 = float(np.random.default_rng([13, seed]).uniform(*where))
-        trials = searched(shape, x0, noise, settings, seed)
-        found.append((x0, optimum(trials, LOW, HIGH, noise=stated_noise(trials) if stated else 0.0, ceiling=CEILING)))
+        found.append((x0, optimum(searched(shape, x0, noise, settings, seed), LOW, HIGH, ceiling=CEILING)))
     return found
 
 

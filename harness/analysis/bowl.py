@@ -19,9 +19,9 @@ MIN_POINTS = 6
 NARROWINGS = 2
 UNDETERMINED = 0.4
 # Prior standard deviation of the asymmetry: third-order over second-order coefficient, per unit of x (a factor e in rate).
-ASYMMETRY = 0.35
+ASYMMETRY = 0.3
 # Standard deviation of what the shape of a bowl adds to its noise, as a share of the height of the window.
-MISFIT = 0.006
+MISFIT = 0.004
 HUBER = 2.0
 TINY = 1e-9
 
@@ -80,7 +80,7 @@ def fit_bowl(x: np.ndarray, y: np.ndarray, seed: int = 0, noise: float = 0.0, n_
 
     Args:
         x, y: at least five points with four different x, sorted by x.
-        noise: the standard deviation of y over seeds, of which the points, having one seed, show a part only; the larger one holds.
+        noise: a further standard deviation of y that the points don't show, such as that over seeds; added in quadrature.
     """
     bowl = _local(x, y, WINDOW_NATS, None, seed, noise, n_draws)
     for points in range(bowl.n + 1, int((y <= y.min() + WIDEST_NATS).sum()) + 1):
@@ -111,7 +111,7 @@ def _local(
     least, dof = (fit.noise, fit.dof) if wider is None or fit.noise < wider.noise else (wider.noise, wider.dof)
     # A cubic follows no real bowl exactly, least so over a high window.
     unlike = MISFIT * float(np.ptp(y[near]))
-    drawn = _draw(fit, float(np.hypot(max(least, noise), unlike)), dof, np.random.default_rng(seed), n_draws)
+    drawn = _draw(fit, float(np.sqrt(least**2 + noise**2 + unlike**2)), dof, np.random.default_rng(seed), n_draws)
     minima, vertex = centre + scale * _minimum(drawn), float(centre + scale * _minimum(fit.coefficients))
     low, high = float(x[near].min()), float(x[near].max())
     return Bowl(fit.coefficients, centre, scale, low, high, near.size, window, least, dof, vertex, minima)

@@ -32,8 +32,7 @@ BRACKET_NOISE = 4.0
 TOUCH_LEVEL = 0.99
 # A completed trial that has lost this share of what the best one learned, at a higher rate, fell off a cliff rather than stands on a slope.
 CLIFF_SHARE = 0.5
-# A share of that way which noise never makes, and one which it may well make.
-SLOPE_SHARE = 0.2
+# A share of that way which noise may well make.
 SLIGHT_SHARE = 0.04
 # Over seeds the loss of ladder runs had a standard deviation of .3 to 1 % of itself (20k to 230k, docs/log.md).
 SEED_NOISE_SHARE = 0.007
@@ -144,7 +143,7 @@ def optimum(
         return _falling(tried, low, ceiling, why) or _outcome(tried, "unresolved", why)
     # A parabola finds a shallow bowl in noise; the order of all trials finds a lopsided one, which a parabola over the range doesn't fit.
     p_value = min(shape_p_value(tried.x, tried.y), valley_p_value(tried.losses, seed))
-    if p_value > SHAPE_LEVEL and not _has_slope(tried, ceiling):
+    if p_value > SHAPE_LEVEL:
         why = (
             f"losses of {tried.y.size} completed trials from {_rate(tried.x.min())} to {_rate(tried.x.max())} differ by "
             f"{np.ptp(tried.y):.3g} nats without a bowl that stands out from their noise (p = {p_value:.2g})"
@@ -192,12 +191,6 @@ def _collapsed(x: np.ndarray, y: np.ndarray, completed: np.ndarray, ceiling: flo
     best = int(np.flatnonzero(completed)[np.argmin(y[completed])])
     fell: np.ndarray = completed & (x > x[best]) & (y >= y[best] + CLIFF_SHARE * (ceiling - y[best])) & (y > y[best])
     return fell
-
-
-def _has_slope(tried: _Tried, ceiling: float) -> bool:
-    """Whether a lower rate than the best learned a fifth less: no noise makes that, whatever the tests say of so few trials."""
-    lost = tried.y.min() + SLOPE_SHARE * (ceiling - tried.y.min())
-    return bool(((tried.x < tried.x[tried.best]) & (tried.y >= lost)).any()) and np.isfinite(ceiling)
 
 
 def _falling(tried: _Tried, low: float, ceiling: float, why: str) -> Optimum | None:
