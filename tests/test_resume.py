@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.checkpoint import Checkpoint, load_checkpoint, load_weights, remove
 from harness.context import StopRun
 from harness.failpoints import VARIABLE
 from harness.record import Record
-from harness.state import snapshot, start
+from harness.state import State, restore, snapshot, start
 from harness.train import Outcome
 from harness.workers import make_deterministic
 from tests import tiny
@@ -101,6 +102,24 @@ def test_on_a_gpu_a_resumed_run_has_equal_bits_too(tmp_path: Path) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert same(outcome, resumed) and events == pieces
+
+
+def test_everything_that_moves_is_kept_and_put_back(tmp_path: Path) -> None:
+    """Every field of a state is in its checkpoint, and comes back from there with a value that it doesn't have at the start."""
+    spec = tiny.spec()
+    tiny.run(spec, folder=tmp_path, checkpoints=tmp_path, **tiny.stopping_after(9))
+    saved, _ = load_checkpoint(tmp_path)
+    assert saved is not None
+    moved = {"stale": 3, "timed_tokens": 7, "timed_s": 1.5, "since_evaluation": 2, "ended": ["completed", ""]}
+    moved["monitor"] = {"ceiling": 9.0, "smoothed": 3.0, "minimum": 2.5, "risen_steps": 4}
+    saved = replace(saved, facts=saved.facts | moved)
+    fresh, again = snapshot(start(spec, "cpu")), snapshot(restore(spec, "cpu", saved))
+    assert json.loads(json.dumps(again.facts)) == saved.facts
+    assert {field.name for field in fields(State)} - saved.facts.keys() == {"model", "optimizer", "best_weights", "training_text"}
+    assert not [name for name, value in saved.facts.items() if value == fresh.facts[name]]
+    assert again.tensors.keys() == saved.tensors.keys() > fresh.tensors.keys()
+    assert all(torch.equal(again.tensors[name], saved.tensors[name]) for name in saved.tensors)
+    assert all(f"{group}.{name}" in saved.tensors for group in ("model", "best") for name in start(spec, "cpu").model.state_dict())
 
 
 def test_the_record_forgets_what_comes_again() -> None:
