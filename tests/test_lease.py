@@ -71,6 +71,15 @@ def test_the_heartbeat_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert first is not None and later is not None and later.beat > first.beat
 
 
+def test_no_sign_of_life_is_written_over_the_lease_of_another(tmp_path: Path) -> None:
+    theirs = json.dumps({"pid": 7, "host": "elsewhere", "beat": time.time()})
+    with lease.held(tmp_path) as own:
+        (tmp_path / lease.LEASE).write_text(theirs)
+        own.renew()
+        assert own.lost.is_set()
+    assert (tmp_path / lease.LEASE).read_text() == theirs
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"pid": 1}', b"\xff\xfe"])
 def test_a_lease_that_can_not_be_read_holds_nobody_up(tmp_path: Path, content: bytes) -> None:
     (tmp_path / lease.LEASE).write_bytes(content)

@@ -14,7 +14,7 @@ from harness import workers
 from harness.errors import INTERRUPTED, TERMINATED
 from harness.signals import stopping_on_signals
 
-LIMIT_S = 60
+LIMIT_S = 20
 UNASKED, SWALLOWED = 91, 92
 
 

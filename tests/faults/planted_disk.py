@@ -7,6 +7,7 @@ RESUME = "tests/test_resume.py"
 TRIES = "tests/test_tries.py"
 JOURNAL = "tests/test_journal.py"
 TRAIN = "tests/test_train.py"
+ONCE = "tests/test_once.py"
 BATCHES = "tests/test_batches.py"
 ON_DISK = (
     planted(
@@ -77,7 +78,7 @@ ON_DISK = (
         "journal",
         "            self._file.truncate(self._end)",
         "            pass",
-        f"{JOURNAL}::test_a_disk_that_fills_up_at_any_moment_leaves_a_whole_record",
+        f"{JOURNAL}::test_a_full_disk_leaves_whole_lines_and_the_record_can_go_on",
     ),
     planted(
         "a sync that failed is tried again",
@@ -217,14 +218,14 @@ IN_TRAINING = (
         "context",
         "    state.events += 1\n",
         "",
-        STAYS,
+        f"{ONCE}::test_every_event_of_a_run_has_a_number_of_its_own_and_every_step_one_point",
     ),
     planted(
         "points are told again with the next ones",
         "milestones",
         "        state.points.clear()\n",
         "",
-        "tests/test_once.py",
+        f"{ONCE}::test_every_event_of_a_run_has_a_number_of_its_own_and_every_step_one_point",
     ),
     planted(
         "the best weights go on changing",

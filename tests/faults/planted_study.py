@@ -8,6 +8,7 @@ JOURNAL = "tests/test_journal.py"
 RUNSPEC = "tests/test_runspec.py"
 SEARCH = "tests/test_search.py"
 LEASE = "tests/test_lease.py"
+ONCE = "tests/test_once.py"
 TRACKING = "tests/test_tracking.py"
 AGAIN = "tests/test_tracking_again.py"
 STOPPING = "tests/test_stopping.py"
@@ -80,14 +81,14 @@ IN_THE_STUDY = (
         "execute",
         'lambda checkpoint: checkpoint.facts["events"] <= known',
         "lambda checkpoint: True",
-        "tests/faults/test_failpoints.py::test_a_study_that_died_at_any_place_goes_on_as_if_it_had_not[checkpoint.prune]",
+        f"{ONCE}::test_a_checkpoint_that_the_record_is_behind_is_not_gone_on_from",
     ),
     planted(
         "a run is chosen again at every start",
         "execute",
         "if spec.key not in self.record.selected:",
         "if spec.key:",
-        "tests/test_once.py",
+        f"{ONCE}::test_a_study_that_has_ended_adds_no_line_when_it_is_started_again",
     ),
     planted(
         "secrets go into the record",
@@ -118,7 +119,7 @@ AROUND_IT = (
         "lease",
         "        if not self.is_own:\n            self.lost.set()\n            return\n",
         "",
-        "tests/faults/test_drivers.py::test_the_heart_does_not_beat_over_the_lease_of_another",
+        f"{LEASE}::test_no_sign_of_life_is_written_over_the_lease_of_another",
     ),
     planted(
         "who has lost the lease writes on",
@@ -175,9 +176,9 @@ AROUND_IT = (
     ),
     planted(
         "the password of an address is shown",
-        "tracking_store",
-        'what = f"MLflow ({without_secrets(uri)})',
-        'what = f"MLflow ({uri})',
-        f"{AGAIN}::test_an_address_is_shown_without_its_password",
+        "text",
+        "for pattern, shown in _SECRETS:",
+        "for pattern, shown in _SECRETS[1:]:",
+        "tests/test_text.py::test_secrets_are_left_out",
     ),
 )
