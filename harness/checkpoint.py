@@ -56,8 +56,7 @@ class Damaged:
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
     """Write named tensors durably, replacing what was there in one step."""
-    with durable.explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent)
     durable.replace(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}), "weights")
 
 
@@ -79,9 +78,10 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
     aside, final = folder / f"step-{saved.step:09d}.part", folder / f"step-{saved.step:09d}"
     contents = {TENSORS: save(saved.tensors), FACTS: json.dumps(saved.facts).encode()}
     try:
+        durable.make_folder(folder)
         with durable.explained(final):
             _discard(aside)
-            aside.mkdir(parents=True)
+            aside.mkdir()
         for name, content in [*contents.items(), (MANIFEST, _manifest(saved.step, contents))]:
             durable.write(aside / name, content, "checkpoint")
         durable.sync_folder(aside)

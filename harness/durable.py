@@ -85,6 +85,15 @@ def _write(path: Path, content: bytes, what: str) -> None:
         os.fsync(file.fileno())
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, with names that survive a power cut."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable, after a file was made or renamed there."""
     with explained(folder):

@@ -14,7 +14,7 @@ from pathlib import Path
 from time import time
 from typing import Any, BinaryIO
 
-from harness.durable import explained, sync_folder
+from harness.durable import explained, make_folder, sync_folder
 from harness.errors import DamageError, LockedError, StorageError
 from harness.failpoints import failpoint
 
@@ -36,7 +36,7 @@ class Journal:
         self.path = path
         self._guard, self._is_whole = guard, True
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self._n, self.recovered_bytes = _drop_torn_tail(path)
             # Unbuffered: a line that `append` returned from is in the kernel, so that killing this process can't lose it.
             self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115

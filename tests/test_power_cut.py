@@ -108,3 +108,12 @@ def test_a_run_is_told_as_ended_only_when_its_weights_and_its_end_are_durable(tm
 
     inline.run(inline.prepared(), tmp_path, inline.Watch(look))
     assert len(ended) >= 2 and not disk.early
+
+
+def test_folders_that_are_made_on_the_way_keep_their_names_too(tmp_path: Path, disk: Disk) -> None:
+    Journal(tmp_path / "mlruns" / "study" / "journal.jsonl").close()
+    run = tmp_path / "mlruns" / "study" / "checkpoints" / "key"
+    save_checkpoint(run, Checkpoint(1, {"w": torch.arange(4.0)}, {"events": 1}))
+    save_weights({"w": torch.arange(4.0)}, tmp_path / "other" / "deep" / "best.safetensors")
+    made = [run, run.parent, run.parents[1], run.parents[2], tmp_path / "other" / "deep", tmp_path / "other"]
+    assert all(disk.keeps(folder) for folder in made)
