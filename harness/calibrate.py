@@ -13,7 +13,7 @@ from harness.data.batches import Order
 from harness.data.corpus import Corpus
 from harness.evaluate import evaluate
 from harness.generate import sample
-from harness.plan import Cost
+from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.state import State, start
 from harness.train import forward_backward, update

@@ -18,7 +18,8 @@ from harness.data import Floor
 from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
 from harness.errors import DONE, INTERRUPTED, RUNS_FAILED, PreflightError, StudyError
-from harness.plan import Cost, DataSize, Machine, Plan, make, study_digest
+from harness.plan import Machine, Plan, make, study_digest
+from harness.pricing import Cost, DataSize
 from harness.record import Record
 from harness.spec import Device, Study
 from harness.stages import Stages

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import PreflightError
-from harness.plan import COSMETIC, Plan, RungPlan
+from harness.plan import COSMETIC, Plan
+from harness.pricing import RungPlan
 from harness.record import Record
 from harness.spec import Study
 from harness.terminal import memory

@@ -14,7 +14,7 @@ import pandas as pd
 from harness import search as searching
 from harness.analysis.learning_rate import Optimum, optimum, stated_noise
 from harness.analysis.learning_rate_law import line
-from harness.plan import EXTENSION_FACTOR, EXTENSION_TRIALS, DataSize, RungPlan
+from harness.pricing import EXTENSION_FACTOR, EXTENSION_TRIALS, DataSize, RungPlan
 from harness.runspec import RunSpec
 from harness.search import Trial
 from harness.spec import Search, Study

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from harness import search as searching
-from harness.plan import DataSize, Plan, RungPlan, ablation_steps, steps_per_epoch
+from harness.plan import Plan
+from harness.pricing import DataSize, RungPlan, ablation_steps, steps_per_epoch
 from harness.rates import EXTENSION_FACTOR, EXTENSION_TRIALS, choose_rate, predict_rate, prediction, values_of
 from harness.runspec import RunSpec
 from harness.schedule import evaluation_steps

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from harness import plan as planning
 from harness.data.corpus import Corpus
-from harness.plan import Plan, RungPlan, duration
+from harness.plan import Plan, duration
+from harness.pricing import RungPlan
 from harness.record import Record
 from harness.runspec import short_rate
 from harness.spec import Study

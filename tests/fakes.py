@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness import ladder
-from harness.plan import Cost, DataSize, Machine, Plan, make
+from harness.plan import Machine, Plan, make
+from harness.pricing import Cost, DataSize
 from harness.runspec import RunSpec
 from harness.search import Trial, pruning
 from harness.spec import Search, Study

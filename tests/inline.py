@@ -9,7 +9,8 @@ from typing import Any
 from harness import invocation
 from harness.execute import Executor
 from harness.journal import Event, Journal, read
-from harness.plan import Cost, Machine, Plan, make
+from harness.plan import Machine, Plan, make
+from harness.pricing import Cost
 from harness.record import Record
 from harness.spec import Study
 from harness.stages import Stages

@@ -15,7 +15,8 @@ from harness import invocation
 from harness.execute import Executor
 from harness.failpoints import VARIABLE
 from harness.journal import Event, Journal, read
-from harness.plan import Cost, Machine, make
+from harness.plan import Machine, make
+from harness.pricing import Cost
 from harness.record import Record
 from harness.spec import Study
 from harness.stages import Stages

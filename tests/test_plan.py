@@ -9,19 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import StudyError
-from harness.plan import (
-    COSMETIC,
-    MARGIN,
-    OVERHEAD_S,
-    RUN_BYTES,
-    STEP_BYTES,
-    Plan,
-    ablation_steps,
-    budget_steps,
-    duration,
-    runs_of,
-    study_digest,
-)
+from harness.plan import COSMETIC, OVERHEAD_S, Plan, duration, runs_of, study_digest
+from harness.pricing import MARGIN, RUN_BYTES, STEP_BYTES, ablation_steps, budget_steps
 from harness.spec import Study
 from tests.fakes import COST, LENGTHS, MACHINE, SIZE, make_costs, make_ladder, make_plan, make_study
 

@@ -18,7 +18,8 @@ import yaml
 
 from harness import _yaml, invocation, ladder, run, spec, workers
 from harness.errors import StudyError
-from harness.plan import Cost, DataSize, Machine, make
+from harness.plan import Machine, make
+from harness.pricing import Cost, DataSize
 from harness.spec import Study
 from harness.stages import Group, RateChoice, Stages
 from tests import toy

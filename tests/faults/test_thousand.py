@@ -11,7 +11,8 @@ import pytest
 from harness import invocation
 from harness.execute import Executor
 from harness.journal import Journal
-from harness.plan import Cost, Machine, make
+from harness.plan import Machine, make
+from harness.pricing import Cost
 from harness.record import Record
 from harness.results import from_record, write_csv
 from harness.runspec import RunSpec

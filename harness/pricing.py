@@ -1,0 +1,197 @@
+"""What a rung's runs cost: steps, tokens, FLOPs, seconds, memory and disk, from the study, the corpus and what was measured here."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from harness import accounting
+from harness.ladder import Rung
+from harness.spec import Study
+
+# What the calibration misses: the steps of a real run share caches, disk and memory bandwidth with everything else.
+MARGIN = 1.1
+# On the disk, a run by itself (its events, its rows in MLflow) and each of its steps (a line of the record, points in MLflow).
+RUN_BYTES, STEP_BYTES = 600_000, 400
+# An extension carries a search past an end of its range by this factor, with so many trials.
+EXTENSION_FACTOR = 10**0.5
+EXTENSION_TRIALS = 2
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """What the plan needs to know of the corpus: texts in each split, and tokens (targets) a training text has on average."""
+
+    n_train: int
+    n_validation: int
+    n_test: int
+    eval_texts: int
+    vocab_size: int
+    mean_tokens: float
+    fingerprint: str
+    lengths: Sequence[int]
+    """Tokens of a sample of training texts, for exact FLOPs."""
+    unigram_entropy: float | None = None
+    """Nats per token of a model that knows the frequencies of tokens only; None where it hasn't been counted."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured seconds on one worker: a training step, scoring one text, sampling at the end, sampling at a new best.
+
+    `process_bytes`: memory of a worker beside what its model, optimizer and activations take.
+    """
+
+    step_s: float
+    text_s: float
+    sample_end_s: float = 0.0
+    sample_best_s: float = 0.0
+    process_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class RungPlan:
+    """One rung: what it is, its budget, and the price of its runs.
+
+    `steps`, `train_tokens`, `epochs`, `train_flops` are of one run. `estimated_s` is for all `runs`, on one worker. `skipped` says why
+    the rung is left out, else None. `budget_steps` are the further data budgets of a grid. `trials`: 0 where its rate is not searched;
+    those of an extension are priced, but are not among `runs`.
+    """
+
+    rung: str
+    family: str
+    arch: str
+    shape: dict[str, Any]
+    parameters: dict[str, int]
+    n_params: int
+    non_embedding_params: int
+    embedding_params: int
+    head_params: int
+    steps: int
+    budget_steps: tuple[int, ...]
+    train_tokens: int
+    epochs: float
+    tokens_per_param: float
+    flops_per_token: float
+    train_flops: float
+    six_nd: float
+    runs: int
+    step_s: float
+    estimated_s: float
+    memory_bytes: int
+    disk_bytes: int
+    skipped: str | None = None
+    trials: int | None = None
+
+
+def steps_per_epoch(size: DataSize, batch_size: int, n_texts: int | None = None) -> int:
+    """Optimizer steps that pass over the training texts once."""
+    return math.ceil(min(n_texts or size.n_train, size.n_train) / batch_size)
+
+
+def budget_steps(study: Study, rung: Rung, size: DataSize, cut: int) -> list[int]:
+    """Steps of every data budget of a rung, largest first; one budget unless `budgets` gives a grid."""
+    train, a_step = study.train, step_tokens(study, size)
+    limits = [float(train.max_steps)] if train.max_steps else []
+    if train.epochs is not None:
+        limits.append(train.epochs * steps_per_epoch(size, train.batch_size))
+    if train.tokens is not None:
+        limits.append(train.tokens / a_step)
+    per_token = _flops_per_token(rung, size)
+    asked = [tokens / a_step for tokens in study.budgets.train_tokens]
+    asked += [flops / per_token / a_step for flops in study.budgets.train_flops]
+    return sorted({max(1, int(min([*limits, steps]) * 2 ** (-cut / 2))) for steps in asked or [math.inf]}, reverse=True)
+
+
+def _flops_per_token(rung: Rung, size: DataSize) -> float:
+    return _flops(rung.arch, tuple(rung.shape.items()), size.vocab_size, tuple(size.lengths))
+
+
+@cache
+def _flops(arch: str, shape: tuple[tuple[str, Any], ...], vocab_size: int, lengths: tuple[int, ...]) -> float:
+    # Asked for at every cut of every rung.
+    return accounting.train_flops(arch, dict(shape), vocab_size, lengths) / sum(lengths)
+
+
+def step_tokens(study: Study, size: DataSize) -> float:
+    """Tokens of a step on average; the last batch of an epoch is smaller."""
+    return size.n_train * size.mean_tokens / steps_per_epoch(size, study.train.batch_size)
+
+
+def extension_trials(study: Study) -> int:
+    """The most trials by which a search may exceed `search.trials`; none is ever needed without a search."""
+    return EXTENSION_TRIALS * study.search.extend if study.search.trials else 0
+
+
+def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials: int) -> RungPlan:
+    """A rung at a cut: its budget, and the seconds of all its runs on one worker."""
+    steps, *further = budget_steps(study, rung, size, cut)
+    tokens = round(steps * step_tokens(study, size))
+    per_token = _flops_per_token(rung, size)
+    defaults = 1 if study.search.trials else 0
+    ladder_runs = study.seeds * (1 + len(further)) + defaults
+    ladder_s = [_run_s(study, size, cost, s, True) for s in (steps, *further)]
+    # With a pruner about a quarter of the trials' steps is never made (docs/log.md), which pays for an extension.
+    extension = extension_trials(study) if trials and study.search.pruner == "none" else 0
+    search_s = (trials + extension) * _run_s(study, size, cost, steps, False)
+    estimated = search_s + study.seeds * sum(ladder_s) + defaults * ladder_s[0]
+    counts = rung.counts
+    # What a batch holds at once: its real tokens, or all positions where padding is learned.
+    batch_tokens = round(study.train.batch_size * (study.data.seq_len - 1 if study.train.padding == "learn" else size.mean_tokens))
+    return RungPlan(
+        rung=rung.name,
+        family=rung.family,
+        arch=rung.arch,
+        shape=dict(rung.shape),
+        parameters=dict(counts.groups),
+        n_params=counts.n_params,
+        non_embedding_params=counts.non_embedding_params,
+        embedding_params=counts.embedding_params,
+        head_params=counts.head_params,
+        steps=steps,
+        budget_steps=tuple(further),
+        train_tokens=tokens,
+        epochs=steps / steps_per_epoch(size, study.train.batch_size),
+        tokens_per_param=tokens / counts.n_params,
+        flops_per_token=per_token,
+        train_flops=per_token * tokens,
+        six_nd=6.0 * counts.n_params * tokens,
+        runs=trials + ladder_runs,
+        trials=trials,
+        step_s=cost.step_s,
+        estimated_s=estimated * MARGIN,
+        memory_bytes=cost.process_bytes + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens),
+        disk_bytes=_disk_bytes(counts.n_params, ladder_runs, study.search.trials, [steps, *further]),
+    )
+
+
+def _disk_bytes(n_params: int, kept_runs: int, trials: int, budgets: Sequence[int]) -> int:
+    """What a rung's runs leave: best weights, here and among MLflow's artifacts, and a line a step in the record, there and in MLflow."""
+    runs = kept_runs + trials
+    return 2 * accounting.weights_bytes(n_params) * kept_runs + runs * (RUN_BYTES + STEP_BYTES * max(budgets))
+
+
+def _run_s(study: Study, size: DataSize, cost: Cost, steps: int, keeps: bool, n_texts: int | None = None) -> float:
+    """One run: its steps and evaluations; a run that is kept also samples, and scores the test texts."""
+    count = evaluations_of(study, size, steps, n_texts)
+    seconds = steps * cost.step_s + count * size.eval_texts * cost.text_s
+    return seconds + (size.n_test * cost.text_s + cost.sample_end_s + count * cost.sample_best_s if keeps else 0.0)
+
+
+def evaluations_of(study: Study, size: DataSize, steps: int, n_texts: int | None = None) -> int:
+    """How often a run is evaluated."""
+    asked = study.train.evaluations
+    return math.ceil(steps / steps_per_epoch(size, study.train.batch_size, n_texts)) if asked == "every_epoch" else min(int(asked), steps)
+
+
+def ablation_steps(study: Study, size: DataSize, rung: RungPlan, n_texts: int) -> int:
+    """The steps of a run on fewer texts: the rung's own budget, and at most `train.epochs` of what is left."""
+    if study.train.epochs is None:
+        return rung.steps
+    return max(1, min(rung.steps, int(study.train.epochs * steps_per_epoch(size, study.train.batch_size, n_texts))))
+
+
+def ablation_s(study: Study, size: DataSize, rung: RungPlan, cost: Cost) -> float:
+    runs = (_run_s(study, size, cost, ablation_steps(study, size, rung, n), True, n) for n in study.ablations.train_texts)
+    return study.seeds * sum(runs) * MARGIN
