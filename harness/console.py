@@ -100,7 +100,7 @@ class Console:
         failed = [key for key in again if record.ended.get(key, {}).get("status") == "failed"]
         cut_off = [key for key in again if key not in failed]
         text = f"resumed: {sum(map(record.is_done, record.selected))} of {terminal.total_runs(plan, record)} done"
-        for keys, what in ((cut_off, "cut off, starting again"), (failed, "failed before")):
+        for keys, what in ((cut_off, "cut off, going on where they were saved"), (failed, "failed before")):
             names = [record.started[key]["name"] for key in keys[:NAMES_SHOWN]] + ["..."] * (len(keys) > NAMES_SHOWN)
             text += f"; {len(keys)} {what}: {', '.join(names)}" if keys else ""
         self.say(text)
