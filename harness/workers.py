@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
+from types import ModuleType
 from typing import Any
 
 from harness import memory
@@ -183,11 +184,22 @@ class Pool:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=work, args=(theirs, self.setting, self._stop), daemon=True)
-        with _signals_held():
+        with _signals_held(), _main_left_out():
             process.start()
         theirs.close()
         self._workers.append(_Worker(process, ours))
         return self._workers[-1]
+
+
+@contextmanager
+def _main_left_out() -> Iterator[None]:
+    """Keep a new process from importing the main module, as it would by default: figures, reports and tables, for two seconds of CPU."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager

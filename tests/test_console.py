@@ -214,7 +214,10 @@ def test_a_start_says_what_the_earlier_ones_have_left(plan: Plan) -> None:
     console = Console(stream=io.StringIO())
     console.resumed(plan, recorded(plan, statuses))
     total = terminal.total_runs(plan, Record())
-    assert text(console) == (f"resumed: 2 of {total} done; 2 cut off, going on where they were saved: run-d, run-e; 1 failed before: run-c\n")
+    assert text(console) == (
+    left = "2 cut off, going on where they were saved: run-d, run-e; 1 failed before: run-c"
+    assert text(console) == f"resumed: 2 of {total} done; {left}\n"
+    )
     fresh = Console(stream=io.StringIO())
     fresh.resumed(plan, Record())
     assert text(fresh) == ""

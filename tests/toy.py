@@ -1,6 +1,7 @@
 """A whole study that is run in seconds, in processes of its own."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -61,6 +62,23 @@ def start(folder: Path, *words: str, module: str = "harness.run", **environment:
     command = [sys.executable, "-m", module, *words]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+def start_and_wait(folder: Path, rng: random.Random, *words: str) -> subprocess.Popen[str]:
+    """Start the study and return at a random moment of its work, once it has told some events; it may have ended by then."""
+    before = _lines(folder)
+    process = start(folder, "toy.yaml", "--no-track", *words)
+    enough = before + rng.randrange(2, 24)
+    until = monotonic() + LIMIT_S
+    while _lines(folder) < enough and process.poll() is None:
+        assert monotonic() < until
+        sleep(0.005)
+    sleep(rng.uniform(0, 0.1))
+    return process
+
+
+def _lines(folder: Path) -> int:
+    return journal(folder).read_bytes().count(b"\n")
 
 
 def finish(process: subprocess.Popen[str]) -> Finished:

@@ -61,12 +61,13 @@ def report(folder: Path) -> dict[str, bytes]:
 
 
 def repeated_steps(record_events: list[dict[str, Any]]) -> int:
-    """The most steps that any resume did again: from its checkpoint to the last step that the record had."""
+    """The most steps that any run did again when it went on: from its checkpoint, or its start, to the last step that the record had."""
     last: dict[str, int] = {}
     most = 0
     for event in record_events:
         if event["event"] == "points":
             last[event["key"]] = event["step"][-1]
-        elif event["event"] == "run_resumed":
-            most = max(most, last.get(event["key"], 0) - event["step"])
+        elif event["event"] in ("run_started", "run_resumed"):
+            most = max(most, last.get(event["key"], 0) - event.get("step", 0))
+            last[event["key"]] = event.get("step", 0)
     return most

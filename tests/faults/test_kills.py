@@ -7,26 +7,22 @@ import os
 import random
 import signal
 from pathlib import Path
-from time import sleep
 
 import pytest
 
 from tests import toy
-from tests.faults.equal import assert_as_untouched
+from tests.faults.equal import assert_as_untouched, repeated_steps
 from tests.faults.table import Fault, Row, kills
 
 KILLS = kills(3)
 KILLS_A_STUDY = 10
+STEPS_BETWEEN_EVALUATIONS = 4
 
 
 def kill_until(folder: Path, kills: int, rng: random.Random) -> None:
-    """Start and kill the study so often, each time later than the last survivor needed to begin; driver alone, or with its workers."""
+    """Start and kill the study so often, at random moments of its work; the driver alone, or with its workers."""
     for _ in range(kills):
-        before = len(toy.events(folder))
-        process = toy.start(folder, "toy.yaml", "--no-track")
-        while len(toy.events(folder)) <= before + 1 and process.poll() is None:
-            sleep(0.01)
-        sleep(rng.uniform(0, 1.5))
+        process = toy.start_and_wait(folder, rng)
         if process.poll() is None:
             if rng.random() < 0.5:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -43,3 +39,5 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(finished_st
     ended = toy.run(folder)
     assert ended.code == 0, ended.err
     assert_as_untouched(folder, finished_study)
+    # Every step is a checkpoint here. One counts only if the record has all that the run told before it, at most an evaluation's worth.
+    assert repeated_steps(toy.events(folder)) <= STEPS_BETWEEN_EVALUATIONS
