@@ -246,7 +246,9 @@ def _provenance(results: Results, times: bool) -> list[Block]:
         blocks.append(Table(tables.invocation_table(results), "Starts of this study.", left=("Started", "Machine")))
     keys = tables.key_table(results)
     if len(keys):
-        caption = "Identity of each run: the same key means the same run. Trials, and all numbers at full precision, are in results.csv."
+        caption = (
+            "Identity of each run: the same key means the same run. Trials are in results.csv, fits at full precision in numbers.json."
+        )
         blocks.append(Table(keys, caption, left=tuple(keys.columns)))
     return blocks
 
@@ -276,7 +278,8 @@ def _scored(data: Mapping[str, Any]) -> str:
 
 def _commands(results: Results) -> list[str]:
     commands = list(dict.fromkeys(str(command) for command in results.invocations["command"]))
-    return [*commands, f"python -m harness report {results.study.get('study', '')}"]
+    again = f"python -m harness report {results.study.get('study', '')}"
+    return [*commands, again, f"{again} --verify"]
 
 
 def _versions(plan: Mapping[str, Any], times: bool) -> Bullets:
