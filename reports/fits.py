@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis import design, held_out, isoflop, power_law, repetition, seed_noise, specification, study_runs, surface
+from harness.analysis.bootstrap import Shared
 from harness.results import Results
 from reports.numbers import count, listed, plural, short
+from reports.rates import rates
 
 LOSS = "test_loss"
 LEAST_SIZES = 3
@@ -63,7 +65,7 @@ def fits(results: Results) -> Fits:
     laws = cells = compute = pd.DataFrame()
     moved = largest = rolled = None
     if not refused:
-        laws = power_law.fit_power_laws(ladder, "n_params", LOSS, E, n_draws=DRAWS)
+        laws = power_law.fit_power_laws(ladder, "n_params", LOSS, E, n_draws=DRAWS, shared=_rate_error(results, ladder))
         cells, compute = _curves(ladder, E)
         moved = specification.spread(cells)
         fitter = held_out.power_law_fitter(loss=LOSS, irreducible=E)
@@ -106,6 +108,20 @@ def _refusal(ladder: pd.DataFrame, runs: pd.DataFrame, family: str) -> tuple[str
     return "", ""
 
 
+def _rate_error(results: Results, ladder: pd.DataFrame) -> Shared:
+    """The error of the loss that runs of one size share because their learning rate is known within an interval only.
+
+    The cost of a rate grows with the square of its distance d from the best. Were d normal and the interval's ends at 1.96 of its standard
+    deviations, the root of the mean square of the cost would be sqrt(3) / 1.96^2 of that at an end. Rates without an interval add nothing.
+    """
+    optima = rates(results).optima
+    cost = {}
+    for rung, best in optima.items():
+        ends = [best.cost_at(lr) for lr in (best.fitted_low, best.fitted_high)]
+        cost[rung] = np.nan_to_num(np.mean(ends)) * np.sqrt(3) / 1.96**2
+    return Shared(ladder["rung"].to_numpy(), ladder["rung"].map(cost).fillna(0.0).to_numpy(float))
+
+
 def _is_grid(runs: pd.DataFrame) -> bool:
     """Whether sizes are crossed with token budgets."""
     return bool((runs["stage"] == "budget").any())
@@ -126,5 +142,14 @@ def _profiles(runs: pd.DataFrame) -> dict[str, isoflop.Scaling]:
 
 def why_excluded(found: Fits) -> str:
     """The runs that no fit uses, counted by reason in few words."""
-    reasons = found.excluded["reason"].str.split(":").str[0].value_counts(sort=False).sort_index()
-    return listed([f"{count(n)} {reason}" for reason, n in reasons.items()])
+    counted = found.excluded["reason"].map(_in_words).value_counts(sort=False).sort_index()
+    return listed([f"{count(n)} {words}" for words, n in counted.items()])
+
+
+def _in_words(reason: str) -> str:
+    """A reason in a few words that follow a count."""
+    if reason.startswith("family "):
+        return f"of {reason.split(';')[0]}"
+    if reason.startswith("stage ablation"):
+        return "on fewer texts"
+    return reason.split(",")[0].split(":")[0]

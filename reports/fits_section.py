@@ -25,7 +25,7 @@ def section(results: Results, picture: Picture | None) -> list[Block]:
     """All blocks of the section; `picture`: the specification curve, where there is one."""
     found = fits(results)
     law = (*_held_out(found), *_law(found), *([picture] if picture else []), *_counted(found)) if not found.refused else ()
-    return [*(law or [_refused(found)]), *_surface(found), *_profiles(found), bullets(_bounds_of(found))]
+    return [*(law or [_refused(found)]), bullets(_bounds_of(found)), *_surface(found), *_profiles(found)]
 
 
 def _refused(found: Fits) -> Block:
@@ -103,8 +103,8 @@ def _law(found: Fits) -> Iterator[Block]:
         f"budget.{left}"
     )
     caption = (
-        f"{FORM} by choice of E. Intervals are 2.5 and 97.5 percentiles over {DRAWS:,} bootstraps "
-        "of runs; full precision is in numbers.json. A row that did not converge carries no claim."
+        f"{FORM} by choice of E. Intervals are 2.5 and 97.5 percentiles over {DRAWS:,} bootstraps of runs, with the error of the chosen "
+        "learning rates. A row that did not converge carries no claim. Full precision: numbers.json."
     )
     yield Table(_law_table(found.laws), caption, left=("E", "Status"))
     yield from _floor(found)
@@ -198,9 +198,7 @@ def _surface(found: Fits) -> Iterator[Block]:
         yield paragraph(f"The estimators disagree on {which}, beyond each other's interval: the form or the noise is not as assumed.")
     elif all(fitted.is_usable for fitted in both.values()):
         yield paragraph("Each estimate lies in the other's interval.")
-    warnings = found.grid.coverage.warnings if found.grid else ()
-    if warnings:
-        yield bullets([_sentence(text) for text in warnings])
+    yield from (paragraph(_sentence(text)) for text in (found.grid.coverage.warnings if found.grid else ()))
 
 
 def _unidentified(grid: Design) -> str:
@@ -274,7 +272,10 @@ def _bounds_of(found: Fits) -> list[str]:
     elif noise:
         lines.append(f"Seed noise is not known: {noise.warning}.")
     if not found.refused:
-        lines.append("Intervals do not hold the error of the learning rates chosen, nor that of the choice of test texts.")
+        lines.append(
+            "The intervals of the curve, of predictions and of surfaces do not hold the error of the chosen learning rates. None holds "
+            "that of the choice of test texts."
+        )
     return lines or ["No run may enter a fit yet."]
 
 

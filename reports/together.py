@@ -31,12 +31,16 @@ def data_table(results: Results) -> pd.DataFrame:
     return _budget_rows([(str(name), {"Texts": count(float(str(n)))}, own) for name, n, own in groups])
 
 
-def grid_table(results: Results) -> pd.DataFrame:
-    """All sizes on all token budgets, a row each; empty unless the study asks for a grid."""
+def grid_runs(results: Results) -> pd.DataFrame:
+    """Completed runs of all sizes on all token budgets; empty unless the study asks for a grid."""
     runs = results.runs
     runs = runs[runs["stage"].isin(["ladder", "budget"]) & runs["lr_source"].isin(CHOSEN) & (runs["status"] == "completed")]
-    if not (runs["stage"] == "budget").any():
-        return pd.DataFrame()
+    return runs if (runs["stage"] == "budget").any() else runs.iloc[:0]
+
+
+def grid_table(results: Results) -> pd.DataFrame:
+    """All sizes on all token budgets, a row each; empty unless the study asks for a grid."""
+    runs = grid_runs(results)
     asked = runs["steps"].fillna(0)
     groups = [(name, own) for (_, name, _), own in runs.groupby(["n_params", "rung", asked], sort=True)]
     return _budget_rows([(str(name), {"Tokens": short(own["train_tokens"].mean())}, own) for name, own in groups])

@@ -26,10 +26,11 @@ STUDIES = {
     "two rungs": synthetic_results(2),
     "eight rungs": synthetic_results(8),
     "one seed, no floor": synthetic_results(4, seeds=1, floor=False),
+    "a grid of budgets": synthetic_results(8, budgets=(0.5, 0.25)),
 }
 SMALLEST_PT = 8
-# What a study can't show: a law needs three sizes.
-EMPTY = {("specification", "two rungs")}
+# What a study can't show: a law needs three sizes, and budgets must be asked for.
+EMPTY = {("specification", "two rungs"), *(("token_budgets", study) for study in ("two rungs", "eight rungs", "one seed, no floor"))}
 
 
 def texts(figure: Figure) -> list[tuple[str, Bbox]]:
@@ -94,8 +95,7 @@ def test_no_text_is_cut_or_covered(name: str, study: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_drawn_from_what_its_csv_holds(name: str) -> None:
-    module = plugins.load(FIGURES, name, "figure")
-    frame = module.prepare(STUDIES["eight rungs"])
+    module, frame = drawn(name, "a grid of budgets")
     again = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
     assert picture(module.draw(frame)) == picture(module.draw(again))
 
@@ -103,7 +103,7 @@ def test_a_figure_is_drawn_from_what_its_csv_holds(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_of_a_column_is_shown(name: str) -> None:
     module = plugins.load(FIGURES, name, "figure")
-    figure = module.draw(module.prepare(STUDIES["eight rungs"]))
+    figure = module.draw(module.prepare(STUDIES["a grid of budgets"]))
     assert not [text for text, _ in texts(figure) if "_" in text]
 
 
@@ -163,7 +163,7 @@ def test_a_rung_that_was_left_out_takes_no_colour() -> None:
 def test_a_rung_keeps_its_colour_and_marker_in_every_figure() -> None:
     looks: dict[str, set[tuple[str, str]]] = {}
     for _, module in figures():
-        frame = module.prepare(STUDIES["eight rungs"])
+        frame = module.prepare(STUDIES["a grid of budgets"])
         for rung, _, color, marker in style.each_rung(frame) if "place" in frame else ():
             looks.setdefault(rung, set()).add((color, marker))
     assert len(looks) == 8 and all(len(look) == 1 for look in looks.values())

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from harness import plugins
+from harness.analysis.power_law import fit_power_laws
 from harness.results import Results
 from reports import contents, exact, markdown
 from reports.document import FIGURES
@@ -41,6 +42,13 @@ def test_the_law_recovers_the_constants_that_the_losses_were_made_from() -> None
     assert laws.loc["free", "alpha_low"] < 0.2 < laws.loc["free", "alpha_high"]
     assert laws.loc["free", "E_low"] < FLOOR / MEAN_TOKENS < laws.loc["free", "E_high"]
     assert abs(laws.loc["0", "alpha"] - 0.2) > 0.1
+
+
+def test_the_error_of_the_chosen_rates_widens_the_intervals_and_leaves_the_estimate() -> None:
+    found = fits(EIGHT)
+    alone = fit_power_laws(found.ladder, "n_params", floor=found.floor)
+    assert list(alone["alpha"]) == list(found.laws["alpha"])
+    assert (found.laws["alpha_high"] - found.laws["alpha_low"] > 1.05 * (alone["alpha_high"] - alone["alpha_low"])).all()
 
 
 def test_without_a_known_floor_no_law_is_fixed_there() -> None:
