@@ -19,12 +19,12 @@ from harness.plan import Plan
 from harness.record import Record
 from harness.repair import repair
 from harness.repeat import repeat
-from harness.results import from_record, write_csv
+from harness.results import Results, from_record, write_csv
 from harness.run import ROOT
 from harness.search_export import export
 from harness.text import visible, without_secrets
 from harness.writing import write_texts
-from reports import document
+from reports import document, verify
 from reports.tables import rung_table
 
 PLUGINS = {"archs": "models", "sources": "harness.data.sources", "tokenizers": "harness.data.tokenizers", "figures": "reports.figures"}
@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     made = verb("report", report, "write results.csv and the report again, from the record")
     made.add_argument("study", metavar="STUDY")
     made.add_argument("--no-times", action="store_true", help="leave out what differs between two machines")
+    made.add_argument("--verify", action="store_true", help="write nothing: compute all again and compare with what is there")
     fit_arguments(verb("fit", fit, "fit E + A/N^alpha + B/D^beta to a CSV of anyone's runs"))
     drawn = verb("sample", sample, "let a trained run write texts")
     drawn.add_argument("run", metavar="RUN", help="a run's key or the beginning of it, or its name, as in results.csv")
@@ -146,15 +147,31 @@ def status(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Rebuild what is made of the record, without training."""
+    """Rebuild what is made of the record, without training.
+
+    Raises:
+        DamageError: with `--verify`, something there is not what the record gives.
+    """
     folder, record = load(options.study)
     results = from_record(record)
+    if options.verify:
+        _verify(results, folder, not options.no_times)
+        return
     write_csv(results.runs, folder / "results.csv")
     paths = document.write(results, folder / "report", results.study["report"]["formats"], times=not options.no_times)
     console = Console()
     console.print(terminal.frame_table(rung_table(results), console.width))
     for path in (folder / "results.csv", *(path for path in paths if path.parent.name == "report")):
         console.say(f" {path}")
+
+
+def _verify(results: Results, folder: Path, times: bool) -> None:
+    found = verify.verify(results, folder, results.study["report"]["formats"], times)
+    if found.mismatches:
+        listed = "".join(f"\n  {sentence}" for sentence in found.mismatches)
+        again = f"Was it edited, made by another version, or with other fonts? Write it again: python -m harness report {folder.name}"
+        raise DamageError(f"{folder}: {len(found.mismatches)} of {found.compared} files are not what the record gives. {again}{listed}")
+    print(f"{folder.name}: all {found.compared} files are what the record gives, to the byte")
 
 
 def fit(options: argparse.Namespace) -> None:

@@ -59,7 +59,7 @@ STAGES = ("search", "ladder", "budget", "ablation")
 STATUSES = ("completed", "pruned", "diverged", "failed", "interrupted", "skipped")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Results:
     """All that is known of a study, as plain values and tables.
 

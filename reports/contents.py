@@ -6,16 +6,20 @@ from typing import Any
 import pandas as pd
 
 from harness.results import Results
-from reports import numbers, tables
+from reports import fits_section, numbers, tables, together_section
 from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture, Samples, Spans, Table, Verbatim, bullets, paragraph
 from reports.findings import findings
+from reports.fits import fits
 from reports.limits import limits
 from reports.numbers import count, duration, listed, plural, power, short
 from reports.summary import best, chosen, floor, measured, rungs, runs_planned
+from reports.training import training_table
 
 TEXTS_A_CELL = 2
 MOMENTS = 6
 LONGEST = 88
+# The figure that stands beside the exponent which it judges.
+IN_FITS = "specification"
 COUNTED = {
     "read": "texts read", "empty": "empty, dropped", "duplicates": "duplicates, dropped",
     "removed_validation": "validation texts that training holds, removed", "removed_test": "test texts that training holds, removed",
@@ -25,13 +29,15 @@ COUNTED = {
 
 def build(results: Results, pictures: list[Picture], absent: list[str], times: bool = True) -> Document:
     """The whole document. `absent`: a sentence for each figure that has nothing to show."""
+    curve = next((picture for picture in pictures if picture.name == IN_FITS), None)
+    shown = [picture for picture in pictures if picture is not curve]
     sections: list[tuple[str, Sequence[Block]]] = [
         ("The answer", _answer(results)),
         ("Planned and done", _plan(results, times)),
         ("The rungs", _rungs(results)),
-        ("Figures", [*pictures, *([bullets(absent)] if absent else [])]),
+        ("Figures", [*shown, *([bullets(absent)] if absent else [])]),
         ("Samples", list(_samples(results))),
-        ("NLL and top-1 accuracy together", _correlations(results)),
+        ("Fits and correlations", _fits(results, curve)),
         ("Limits of this study", [bullets([limit.text for limit in limits(results)])]),
         ("Excluded, diverged, failed, pruned and skipped", _ledger(results)),
         ("Data, and how to repeat every number", _provenance(results, times)),
@@ -53,11 +59,12 @@ def _answer(results: Results) -> list[Block]:
     remedies = [limit.remedy for limit in limits(results) if limit.remedy]
     change = "; ".join(remedies) + "." if remedies else "nothing that more runs of this study would add."
     change = change[:1].upper() + change[1:]
+    checked = fits_section.held_out_sentence(fits(results))
     box = Box(
         (
             ("Question", (str(results.study.get("question", "")),)),
             ("Hypothesis", (str(results.study.get("hypothesis", "")),)),
-            ("Answer", answer),
+            ("Answer", (*answer, checked) if checked else answer),
             ("What would change it", (change,)),
         )
     )
@@ -96,6 +103,15 @@ def _plan(results: Results, times: bool) -> list[Block]:
     return [paragraph("".join(said)), Table(tables.plan_table(results, times), caption, left=("Rung",))]
 
 
+def _fits(results: Results, curve: Picture | None) -> list[Block]:
+    return [
+        *fits_section.section(results, curve),
+        *together_section.data_budgets(results),
+        *together_section.correlations(results),
+        *together_section.sample_measures(results),
+    ]
+
+
 def _rungs(results: Results) -> list[Block]:
     top, known = best(results), floor(results)
     lowest = f" The lowest validation NLL is that of {top.name}." if top else ""
@@ -112,7 +128,21 @@ def _rungs(results: Results) -> list[Block]:
         else f"Values rest on {over}: there is no interval"
     )
     caption = f"Test results, nats per text and per cent. {spread}; columns at the default rate are one run each.{lowest}{bound}"
-    return [Table(tables.rung_table(results, times=False), caption, left=("Rung", "Best rate", "Outcome"))]
+    return [Table(tables.rung_table(results, times=False), caption, left=("Rung", "Best rate", "Outcome")), *_training(results)]
+
+
+def _training(results: Results) -> list[Block]:
+    table = training_table(results)
+    if table.empty:
+        return []
+    caption = (
+        "How training went, judged from each run's curve by the first rule that holds: diverged (a loss was not finite, or both rose, "
+        "validation loss by a nat), stuck (never below the entropy of single tokens), overfitting (validation loss rose by more than "
+        "noise, training loss did not), still improving (as many steps again would lower validation loss by over .5 %), converged. Gaps "
+        "are validation minus training loss; the last column is the fall that the last third of the curve promises for as many steps "
+        "again; both in nats per token, means over runs."
+    )
+    return [Table(table, caption, left=("Runs", "Training"))]
 
 
 def _samples(results: Results) -> Iterator[Block]:
@@ -149,35 +179,6 @@ def _learning(results: Results, sets: pd.DataFrame) -> Iterator[Block]:
 def _first(texts: list[str]) -> tuple[str, ...]:
     shown = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in list(texts)[:TEXTS_A_CELL]]
     return tuple(text or "(an empty text)" for text in shown)
-
-
-def _correlations(results: Results) -> list[Block]:
-    inside, across, published = tables.within_table(results), tables.across_table(results), tables.published_table(results)
-    spread = (
-        "Pearson's r between validation NLL and top-1 over the evaluations of a run. These follow each other, so the spread over "
-        "seeds stands in place of an interval."
-    )
-    none = paragraph("No completed run was evaluated often enough for a correlation within it.")
-    blocks: list[Block] = [none if inside.empty else Table(inside, spread, left=("Rung",))]
-    if len(across):
-        caption = (
-            "The same across finished runs, with Fisher intervals. Both metrics follow size, so r is near minus one by construction; the "
-            "last column takes a straight line in the logarithm of the parameters out of each."
-        )
-        blocks.append(Table(across, caption, left=("Finished runs",)))
-    if len(published):
-        blocks.append(Table(published, _published_caption(results), left=("Rung",)))
-    return blocks
-
-
-def _published_caption(results: Results) -> str:
-    same = "headline_cause" in str(results.study.get("data", {}).get("path", ""))
-    other = "" if same else " The published numbers are on another data set and can't be compared directly."
-    return (
-        "Beside the assignment's published results, in its convention (all positions, padding counted), one seed each at 1e-3; columns "
-        "not headed published are this study's. The assignment's report gives 166.65 and, in its text, 116.65 for the 10M model. Padding "
-        f"is easy to predict and flatters top-1.{other}"
-    )
 
 
 def _ledger(results: Results) -> list[Block]:
@@ -245,7 +246,9 @@ def _provenance(results: Results, times: bool) -> list[Block]:
         blocks.append(Table(tables.invocation_table(results), "Starts of this study.", left=("Started", "Machine")))
     keys = tables.key_table(results)
     if len(keys):
-        caption = "Identity of each run: the same key means the same run. Trials, and all numbers at full precision, are in results.csv."
+        caption = (
+            "Identity of each run: the same key means the same run. Trials are in results.csv, fits at full precision in numbers.json."
+        )
         blocks.append(Table(keys, caption, left=tuple(keys.columns)))
     return blocks
 
@@ -275,7 +278,8 @@ def _scored(data: Mapping[str, Any]) -> str:
 
 def _commands(results: Results) -> list[str]:
     commands = list(dict.fromkeys(str(command) for command in results.invocations["command"]))
-    return [*commands, f"python -m harness report {results.study.get('study', '')}"]
+    again = f"python -m harness report {results.study.get('study', '')}"
+    return [*commands, again, f"{again} --verify"]
 
 
 def _versions(plan: Mapping[str, Any], times: bool) -> Bullets:

@@ -1,4 +1,4 @@
-"""Results to a folder with the report in every format asked for, its figures, and the data behind each figure."""
+"""Results to a folder with the report in every format asked for, its figures and their data, and all numbers at full precision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from harness import durable, plugins
 from harness.errors import StudyError
 from harness.results import Results
-from reports import contents, markdown, pdf, style
+from reports import contents, exact, markdown, pdf, style
 from reports.blocks import Picture
 
 FORMATS = ("md", "pdf")
@@ -39,6 +39,8 @@ def write(results: Results, folder: Path, formats: Sequence[str], times: bool = 
         durable.replace(written[-1], markdown.render(document).encode(), "report")
     if "pdf" in formats:
         written.append(pdf.write(document, folder))
+    written.append(folder / "numbers.json")
+    durable.replace(written[-1], exact.render(results), "report")
     return written + files
 
 

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.analysis.design import extrapolation
 from harness.results import Results
 from reports import numbers
 from reports.findings import gap, stuck
+from reports.fits import fits
 from reports.numbers import listed, plural, power
 from reports.summary import best, chosen, floor, measured, rungs
+from reports.training import training
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,63 @@ def _repeats(results: Results) -> Limit | None:
     return Limit("repeats", f"Training texts repeat (up to {most:.3g} epochs): a law for data seen once does not apply.", "")
 
 
+def _no_law(results: Results) -> Limit | None:
+    found = fits(results)
+    if not found.refused:
+        return None
+    return Limit("no law", f"No law of the loss is fitted: {found.refused}.", f"for a law, {found.add}")
+
+
+def _unchecked(results: Results) -> Limit | None:
+    held = fits(results).largest
+    if held is None or held.status != "no law":
+        return None
+    return Limit("unchecked", f"No law was checked on a size that it had not seen: {held.reason}.", "a further size for the held-out check")
+
+
+def _far(results: Results) -> Limit | None:
+    """The held-out rung lies over a decade past the sizes that predict it."""
+    found = fits(results)
+    if found.largest is None or found.largest.status == "no law":
+        return None
+    largest = found.ladder["n_params"] == found.largest.n_params
+    smaller, rung = found.ladder[~largest], found.ladder[largest]
+    tokens = smaller["train_tokens"].to_numpy(float)
+    far = extrapolation(smaller["n_params"].to_numpy(float), tokens, found.largest.n_params, float(rung["train_tokens"].mean()))
+    return Limit("extrapolation", f"The held-out prediction {far}.", "a size in between") if far else None
+
+
+def _reach(results: Results) -> Limit | None:
+    """What a law rests on, where that is little."""
+    found = fits(results)
+    if found.refused or found.grid is None or found.surface is None or not found.grid.coverage.warnings:
+        return None
+    return Limit("grid", f"The surface rests on little: {'; '.join(found.grid.coverage.warnings)}.", "a wider grid of sizes and budgets")
+
+
+def _improving(results: Results) -> Limit | None:
+    """Runs in a fit that had not come to their end."""
+    found, judged = fits(results), training(results)
+    if found.refused:
+        return None
+    inside = judged[judged["key"].isin(found.runs["key"])]
+    still = (inside["verdict"] == "still improving").sum()
+    if not still:
+        return None
+    text = f"{still} of {len(inside)} runs in the fits were still improving at the end of their schedule: the law is of that budget."
+    return Limit("improving", text, "")
+
+
+def _overfitting(results: Results) -> Limit | None:
+    judged = training(results)
+    over = judged[judged["verdict"] == "overfitting"]
+    if over.empty:
+        return None
+    names = listed(list(dict.fromkeys(over.sort_values("n_params")["rung"])))
+    text = f"{plural(len(over), 'run')} overfitted ({names}): validation loss ended above its lowest; section 3 says from which step."
+    return Limit("overfitting", text, "more texts or fewer epochs there")
+
+
 def _distance(results: Results) -> Limit | None:
     top = best(results)
     found = gap(results, top) if top and floor(results) else None
@@ -158,5 +218,5 @@ def _one_data_set(results: Results) -> Limit:
 
 RULES: tuple[Callable[[Results], Limit | None], ...] = (
     _few_seeds, _few_sizes, _edge, _unresolved, _skipped, _cut, _still_falling, _stuck, _families, _test_texts, _default_once, _repeats,
-    _distance, _one_data_set,
+    _no_law, _unchecked, _far, _reach, _improving, _overfitting, _distance, _one_data_set,
 )  # fmt: skip

@@ -8,6 +8,7 @@ from harness.analysis.intervals import Interval
 
 NOTHING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+ALPHA, BETA = "\N{GREEK SMALL LETTER ALPHA}", "\N{GREEK SMALL LETTER BETA}"
 NAN = float("nan")
 # Digits after the point where no interval says how many are meant: nats a text, and per cent.
 NLL_DECIMALS = 2

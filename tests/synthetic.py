@@ -46,6 +46,8 @@ EVALUATIONS = 20
 TOKENS_PER_STEP = 1_540
 MEAN_TOKENS = 48.1
 FLOOR = 71.3
+# Nats a text that the last doubling of tokens and all further ones would bring, in a grid of budgets.
+PER_TOKENS = 30.0
 
 
 class _Maker:
@@ -159,6 +161,17 @@ class _Maker:
         row = self.run(rung, "ladder", DEFAULT_LR, 0, lr_source="default", status="diverged" if largest else "completed", reason=reason)
         self.measure(row, self.nll(rung) + (60.0 if largest else 9 * math.log10(search["lr"] / DEFAULT_LR) ** 2))
 
+    def grid(self, rung: str, shares: tuple[float, ...]) -> None:
+        """The loss falls with tokens as D^-0.3, beside its fall with size."""
+        for share in shares:
+            for seed in range(self.seeds):
+                lr, steps = self.best_lr(rung), int(STEPS * share)
+                tokens = int(steps * TOKENS_PER_STEP)
+                cells = {"steps": steps, "best_step": steps, "train_tokens": tokens, "train_flops": 6.6 * LADDER[rung] * tokens}
+                row = self.run(rung, "budget", lr, seed, lr_source="tuned", lr_status="resolved", **cells)
+                row |= {"epochs": share, "tokens_per_param": tokens / row["n_params"]}
+                self.measure(row, self.nll(rung) + PER_TOKENS * (share**-0.3 - 1) + self.rng.normal(0, 0.12))
+
     def ablation(self) -> None:
         rung = self.trained[-1]
         for texts in (1_000, 4_000):
@@ -185,14 +198,17 @@ class _Maker:
         return [HOSTILE[int(self.rng.integers(len(HOSTILE)))], *drawn[1:]]
 
 
-def synthetic_results(n_rungs: int = 4, seed: int = 0, *, seeds: int = 3, padded: bool = False, floor: bool = True) -> Results:
+def synthetic_results(
+    n_rungs: int = 4, seed: int = 0, *, seeds: int = 3, padded: bool = False, floor: bool = True, budgets: tuple[float, ...] = ()
+) -> Results:
     """A study of `n_rungs` trained rungs and one skipped; `padded` fills the metrics that count padding, `floor` those of a known
-    distribution."""
+    distribution. `budgets`: further token budgets of every rung, as shares of its own."""
     make = _Maker(n_rungs, seed, seeds, padded, floor)
     for rung in make.trained:
         make.search(rung)
     for rung in make.trained:
         make.ladder(rung)
+        make.grid(rung, budgets)
     make.ablation()
     skipped = {**_shape(make.skipped), "key": "", "stage": "ladder", "status": "skipped", "reason": "needs 40 h (within: 15m)"}
     make.runs.append(skipped)

@@ -175,6 +175,18 @@ def test_report_rebuilds_the_same_bytes(copied: Path, capsys: pytest.CaptureFixt
     assert "mlruns/toy/report/report.md" in capsys.readouterr().out
 
 
+def test_a_report_is_verified_against_the_record_and_nothing_is_written(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(copied)
+    assert verbs.main(["report", "toy", "--verify"]) == 0
+    assert "files are what the record gives, to the byte" in capsys.readouterr().out
+    assert tree(copied) == before
+    path = copied / "mlruns/toy/report/report.md"
+    path.write_text(path.read_text(encoding="utf-8").replace("Test NLL", "Test NLl", 1), encoding="utf-8")
+    assert verbs.main(["report", "toy", "--verify"]) == 6
+    err = capsys.readouterr().err
+    assert "report/report.md, line " in err and "python -m harness report toy" in err
+
+
 def test_status_tells_how_far_a_study_is(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verbs.main(["status", "toy"]) == 0
     out = capsys.readouterr().out

@@ -77,14 +77,14 @@ def coverage(n_params: Values, train_tokens: Values) -> Coverage:
     size = levels(n)
     budgets = [len(np.unique(levels(d[size == level]))) for level in np.unique(size)]
     sizes, crossed = len(budgets), sum(count >= LEAST_LEVELS for count in budgets)
-    reach = {"size": n.max() / n.min(), "tokens": d.max() / d.min(), "ratio": (d / n).max() / (d / n).min()}
+    reach = {"sizes": n.max() / n.min(), "tokens": d.max() / d.min(), "ratio": (d / n).max() / (d / n).min()}
     warnings = []
     if crossed < LEAST_LEVELS:
         warnings.append(f"{crossed} of {sizes} sizes have {LEAST_LEVELS} token budgets or more; exponents need {LEAST_LEVELS} such sizes")
     warnings += [
-        f"{name} spans a factor of {span:.3g}; less than a decade" for name, span in reach.items() if span < DECADE and name != "ratio"
+        f"{name} reach over a factor of {span:.3g}, less than a decade" for name, span in reach.items() if span < DECADE and name != "ratio"
     ]
-    return Coverage(n.size, sizes, crossed, reach["size"], reach["tokens"], reach["ratio"], tuple(warnings))
+    return Coverage(n.size, sizes, crossed, reach["sizes"], reach["tokens"], reach["ratio"], tuple(warnings))
 
 
 def extrapolation(n_params: Values, train_tokens: Values, n: float, d: float) -> str:

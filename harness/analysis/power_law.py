@@ -38,15 +38,24 @@ def fit_power_law(
 
 
 def fit_power_laws(
-    runs: pd.DataFrame, x: str, loss: str = "test_loss", floor: float | None = None, estimator: Estimator = "log-Huber", n_draws: int = 1000
+    runs: pd.DataFrame,
+    x: str,
+    loss: str = "test_loss",
+    floor: float | None = None,
+    estimator: Estimator = "log-Huber",
+    n_draws: int = 1000,
+    shared: Shared | None = None,
 ) -> pd.DataFrame:
-    """The law with E free, 0 and, where a floor is known, fixed there: a row each.
+    """The law with E free, 0 and, where a floor is known, fixed there: a row each; `shared` as in `harness.analysis.fit.fit`.
 
     Columns: irreducible (free, 0, floor), E, E_low, E_high, A, alpha, alpha_low, alpha_high, objective, condition, n, status, reason.
     """
     choices = {"free": None, "0": 0.0} | ({} if floor is None else {"floor": floor})
     return pd.DataFrame(
-        [{"irreducible": name, **row(fit_power_law(runs, x, loss, E, estimator, n_draws=n_draws))} for name, E in choices.items()]
+        [
+            {"irreducible": name, **row(fit_power_law(runs, x, loss, E, estimator, n_draws=n_draws, shared=shared))}
+            for name, E in choices.items()
+        ]
     )
 
 
