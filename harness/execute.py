@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from harness.checkpoint import find_checkpoint, remove_checkpoints
 from harness.errors import StorageError
-from harness.journal import Event, Journal
+from harness.journal import Event, Journal, plain
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.stages import Ended, Group, Lane, RateChoice, Stages
@@ -25,6 +25,8 @@ POLL_S = 0.5
 STOP_S = 6.0
 # Events that hold numbers and what a model wrote, as it was written; in all others no secret is kept.
 VERBATIM = frozenset({"points", "evaluation", "samples"})
+# What an event has beside its fields.
+OF_THE_LINE = frozenset({"n", "time", "event", "format"})
 # Labels of a run that are facts of this study rather than of the training itself.
 LABELS = ("stage", "rung", "family", "lr_source", "lr_status")
 
@@ -240,8 +242,9 @@ class Executor:
             self.note("selected", key=spec.key, name=spec.name, spec=spec.to_dict(), **{label: getattr(spec, label) for label in LABELS})
 
     def _choose(self, choice: RateChoice) -> None:
-        before = self.record.chosen.get(choice.rung)
-        if before is None or before["lr"] != choice.fields["lr"]:
+        """Write a choice down unless the record has it: a search that went on may keep its rate and change what is known of it."""
+        before = self.record.chosen.get(choice.rung, {})
+        if plain(censored(dict(choice.fields))) != {key: value for key, value in before.items() if key not in OF_THE_LINE}:
             self.note("lr_chosen", **choice.fields)
 
     def _take(self, message: Message) -> None:

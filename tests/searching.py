@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis.learning_rate import Optimum, optimum
+from harness.analysis.learning_rate import Optimum, optimum, stated_noise
 from harness.search import Trial, suggest
 from harness.spec import Search
 
@@ -63,14 +63,19 @@ def searched(shape: str, x0: float, noise: float, settings: Search, seed: int) -
 
 
 def repeated(
-    shape: str, noise: float, times: int, where: tuple[float, float] = (X_LOW + 2, X_HIGH - 2), **search: Any
+    shape: str, noise: float, times: int, where: tuple[float, float] = (X_LOW + 2, X_HIGH - 2), given: float | None = 0.0, **search: Any
 ) -> list[tuple[float, Optimum]]:
-    """(log of the true optimum, what was found) in so many searches, with the truth drawn from `where`."""
+    """(log of the true optimum, what was found) in so many searches, with the truth drawn from `where`.
+
+    `given`: what the analysis is told of the noise over seeds; None: what the harness states until it is measured.
+    """
     settings = Search.model_validate(search)
     found = []
     for seed in range(times):
         x0 = float(np.random.default_rng([13, seed]).uniform(*where))
-        found.append((x0, optimum(searched(shape, x0, noise, settings, seed), LOW, HIGH, ceiling=CEILING)))
+        trials = searched(shape, x0, noise, settings, seed)
+        told = stated_noise(trials) if given is None else given
+        found.append((x0, optimum(trials, LOW, HIGH, noise=told, ceiling=CEILING)))
     return found
 
 

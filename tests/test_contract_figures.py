@@ -19,6 +19,7 @@ from harness import plugins
 from harness.results import Results
 from reports import style
 from reports.document import FIGURES, figures
+from reports.rates import ceiling
 from tests.synthetic import synthetic_results
 
 NAMES = plugins.names(FIGURES)
@@ -153,6 +154,22 @@ def test_a_default_past_the_panel_is_a_triangle_with_an_entry_in_the_legend() ->
     assert list(module.outside(frame)["rung"]) == ["20k"] and "outside of the panel" in module.caption(frame)
     assert "at 1e-3, outside of the panel" in {text for text, _ in texts(module.draw(frame))}
     assert module.outside(module.prepare(results)).empty
+
+
+def test_a_collapsed_trial_is_drawn_as_a_cliff_and_not_as_a_point_of_the_bowl() -> None:
+    results, module = STUDIES["two rungs"], plugins.load(FIGURES, "bowls", "figure")
+    searched = results.runs[(results.runs["stage"] == "search") & (results.runs["rung"] == "20k") & (results.runs["status"] == "completed")]
+    fallen = searched["lr"].idxmax()
+    runs = results.runs.assign(val_loss=results.runs["val_loss"].where(results.runs.index != fallen, ceiling(results)))
+    frame = module.prepare(replace(results, runs=runs))
+    row = frame[(frame["rung"] == "20k") & (frame["lr"] == searched["lr"].max())].iloc[0]
+    assert (
+        row["status"] == "collapsed"
+        and (frame["status"] == "collapsed").sum() == 1 + (module.prepare(results)["status"] == "collapsed").sum()
+    )
+    assert frame["top"].iloc[0] < ceiling(results) and "collapsed" in module.caption(frame)
+    drawn = [line for ax in module.draw(frame).axes for line in ax.lines if row["lr"] in list(line.get_xdata())]
+    assert {line.get_marker() for line in drawn} == {"x"}
 
 
 def test_a_rung_that_was_left_out_takes_no_colour() -> None:

@@ -1,12 +1,14 @@
 """A study from start to end in real processes: run once, resumed, interrupted, with workers that die and runs that fail."""
 
+import math
 import os
 import shutil
 import signal
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -19,7 +21,7 @@ from harness.plan import Machine, make
 from harness.pricing import Cost
 from harness.record import Record
 from harness.spec import Study
-from harness.stages import Stages
+from harness.stages import Lane, RateChoice, Stages
 from harness.tries import TRIES
 from harness.workers import Pool
 from tests import toy
@@ -171,6 +173,31 @@ def one_run(folder: Path, watch: Watching) -> Record:
         Executor(journal, record, pool, watch, folder / "checkpoints", "test", None).run(Stages(prepared.study, plan, prepared.size))
     journal.close()
     return record
+
+
+def replayed(fields: Mapping[str, Any]) -> Lane:
+    """A rung's choice, come to without a run."""
+    yield RateChoice("20k", {"rung": "20k", "lr": 1e-3, "lr_status": "edge", **fields})
+
+
+def choices_after(folder: Path, **fields: Any) -> list[Event]:
+    """The choices in the record once a start has come to one with these fields."""
+    journal = Journal(folder / "journal.jsonl")
+    record = Record.of(read(journal.path))
+    executor = Executor(journal, record, cast(Pool, SimpleNamespace(busy=0)), Watching(), folder, "test", None)
+    executor._walk([replayed(fields)])
+    journal.close()
+    return [event for event in told(folder) if event["event"] == "lr_chosen"]
+
+
+def test_a_choice_is_written_again_only_if_something_in_it_has_changed(tmp_path: Path) -> None:
+    first = {"trials": 12, "fitted_lr": math.nan, "regret": 0.1 + 0.2, "values": {"train.betas": (0.9, 0.95)}}
+    assert len(choices_after(tmp_path, **first)) == 1
+    assert len(choices_after(tmp_path, **first)) == 1
+    # The rate is the same; what is known of it is not.
+    later = choices_after(tmp_path, **first | {"trials": 14, "lr_status": "resolved"})
+    assert [(event["lr"], event["trials"], event["lr_status"]) for event in later] == [(1e-3, 12, "edge"), (1e-3, 14, "resolved")]
+    assert len(choices_after(tmp_path, **first | {"trials": 14, "lr_status": "resolved"})) == 2
 
 
 def test_a_run_whose_process_is_killed_is_tried_again_and_loses_nothing(tmp_path: Path) -> None:

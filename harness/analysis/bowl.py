@@ -19,9 +19,11 @@ MIN_POINTS = 6
 NARROWINGS = 2
 UNDETERMINED = 0.4
 # Prior standard deviation of the asymmetry: third-order over second-order coefficient, per unit of x (a factor e in rate).
-ASYMMETRY = 0.3
+ASYMMETRY = 0.35
 # Standard deviation of what the shape of a bowl adds to its noise, as a share of the height of the window.
-MISFIT = 0.004
+MISFIT = 0.006
+# A noise that is given is taken to be known as from so many degrees of freedom, in place of the few that the points leave.
+GIVEN_DOF = 12.0
 HUBER = 2.0
 TINY = 1e-9
 
@@ -80,7 +82,7 @@ def fit_bowl(x: np.ndarray, y: np.ndarray, seed: int = 0, noise: float = 0.0, n_
 
     Args:
         x, y: at least five points with four different x, sorted by x.
-        noise: a further standard deviation of y that the points don't show, such as that over seeds; added in quadrature.
+        noise: the standard deviation of y over seeds, of which the points, having one seed, show a part only: the larger one holds.
     """
     bowl = _local(x, y, WINDOW_NATS, None, seed, noise, n_draws)
     for points in range(bowl.n + 1, int((y <= y.min() + WIDEST_NATS).sum()) + 1):
@@ -111,7 +113,9 @@ def _local(
     least, dof = (fit.noise, fit.dof) if wider is None or fit.noise < wider.noise else (wider.noise, wider.dof)
     # A cubic follows no real bowl exactly, least so over a high window.
     unlike = MISFIT * float(np.ptp(y[near]))
-    drawn = _draw(fit, float(np.sqrt(least**2 + noise**2 + unlike**2)), dof, np.random.default_rng(seed), n_draws)
+    # A noise that is given isn't as uncertain as one seen in a few points.
+    drawn_dof = GIVEN_DOF if noise > least else dof
+    drawn = _draw(fit, float(np.hypot(max(least, noise), unlike)), drawn_dof, np.random.default_rng(seed), n_draws)
     minima, vertex = centre + scale * _minimum(drawn), float(centre + scale * _minimum(fit.coefficients))
     low, high = float(x[near].min()), float(x[near].max())
     return Bowl(fit.coefficients, centre, scale, low, high, near.size, window, least, dof, vertex, minima)
@@ -198,7 +202,7 @@ def _robust(u: np.ndarray, y: np.ndarray, asymmetry: float) -> _Fit:
 
 
 def _draw(fit: _Fit, noise: float, dof: float, rng: np.random.Generator, n_draws: int) -> np.ndarray:
-    """Coefficients as they might have come out, given that the noise itself is estimated from few points (chi-square)."""
+    """Coefficients as they might have come out, given that the noise itself is known from few degrees of freedom (chi-square)."""
     errors = noise * rng.normal(size=(n_draws, fit.response.shape[1])) @ fit.response.T
     inflated = errors * np.sqrt(dof / rng.chisquare(dof, (n_draws, 1)))
     drawn: np.ndarray = fit.coefficients + inflated + rng.normal(size=(n_draws, 1)) * fit.prior_response

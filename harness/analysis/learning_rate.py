@@ -152,6 +152,13 @@ def optimum(
     return _judge(tried, fit_bowl(tried.x, tried.y, seed, noise), np.log(low), np.log(high), level)
 
 
+def collapsed(trials: pd.DataFrame, ceiling: float) -> np.ndarray:
+    """Which trials of one search (columns lr, val_loss, status) completed and collapsed, as `optimum` judges it: booleans, as ordered."""
+    y = trials["val_loss"].to_numpy(float)
+    completed = (trials["status"] == "completed").to_numpy() & np.isfinite(y)
+    return _collapsed(np.log(trials["lr"].to_numpy(float)), y, completed, ceiling)
+
+
 def stated_noise(trials: pd.DataFrame) -> float:
     """What seeds are taken to change in the loss near the best trial, where it hasn't been measured (nats per token)."""
     best = trials.loc[trials["status"] == "completed", "val_loss"].min()

@@ -8,20 +8,24 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from harness.analysis.learning_rate import collapsed
 from harness.results import Results
 from reports import style
 from reports.numbers import listed, power
+from reports.rates import ceiling
 from reports.summary import default_lr
 
 TITLE = "Learning-rate searches"
 PLACE = 3
 ABSENT = "No learning rate was searched."
 ALT = "a panel for each rung with validation loss against learning rate, a point for each trial, and a line at the chosen rate."
+# How a trial ends that is a cliff rather than a point of a bowl; collapsed ones completed, but forgot what they had learned.
+BROKEN = ["diverged", "collapsed", "failed"]
 SEARCH = ["rung", "lr", "lr_status", "fitted_low", "fitted_high"]
 
 
 def prepare(results: Results) -> pd.DataFrame:
-    """A row per trial, with its rung's chosen rate and that rate's interval."""
+    """A row per trial, with its rung's chosen rate and that rate's interval; `status` is collapsed where a completed trial is a cliff."""
     trials = results.runs[results.runs["stage"] == "search"]
     if trials.empty:
         return pd.DataFrame(columns=["rung", "place", "places"])
@@ -29,6 +33,8 @@ def prepare(results: Results) -> pd.DataFrame:
     frame = trials[["rung", "n_params", "trial", "lr", "status", "val_loss"]].merge(style.places(results), on="rung")
     frame = frame.merge(searches, on="rung", how="left")
     frame["default_lr"] = default_lr(results)
+    for _, own in frame.groupby("rung"):
+        frame.loc[own.index[collapsed(own, ceiling(results))], "status"] = "collapsed"
     frame["top"] = _top(frame)
     return frame.sort_values(["place", "trial"], ignore_index=True)
 
@@ -86,7 +92,7 @@ def _panel(ax: Axes, trials: pd.DataFrame, color: str, top: float, rug: float) -
     ax.plot(low["lr"], low["val_loss"], linestyle="", marker="o", markerfacecolor="white", markeredgecolor=color)
     for rows, fill in ((completed[completed["val_loss"] > top], color), (pruned[pruned["val_loss"] > top], "white")):
         ax.plot(rows["lr"], [rug] * len(rows), linestyle="", marker="^", markerfacecolor=fill, markeredgecolor=color)
-    broken = trials[trials["status"].isin(["diverged", "failed"])]
+    broken = trials[trials["status"].isin(BROKEN)]
     ax.plot(broken["lr"], [rug] * len(broken), linestyle="", marker="x", color="black", markeredgewidth=1.2)
 
 
@@ -96,8 +102,8 @@ def _handles(frame: pd.DataFrame) -> list[Line2D | Patch]:
     handles: list[Line2D | Patch] = [Line2D([], [], color=grey, marker="o", linewidth=0.8, label="completed")]
     if ((frame["status"] == "pruned") & (frame["val_loss"] <= frame["top"])).any():
         handles.append(Line2D([], [], color=grey, marker="o", markerfacecolor="white", linestyle="", label="pruned, last value"))
-    if status & {"diverged", "failed"}:
-        handles.append(Line2D([], [], color="black", marker="x", linestyle="", markeredgewidth=1.2, label="diverged or failed"))
+    if broken := [name for name in BROKEN if name in status]:
+        handles.append(Line2D([], [], color="black", marker="x", linestyle="", markeredgewidth=1.2, label=" or ".join(broken)))
     above = set(frame[frame["val_loss"] > frame["top"]]["status"])
     for name, fill in (("completed", grey), ("pruned", "white")):
         if name in above:
@@ -121,6 +127,8 @@ def caption(frame: pd.DataFrame) -> str:
     if len(censored):
         said = [f"{row['rung']} ({row['chosen_status']})" for _, row in censored.iterrows()]
         note += f" Not resolved for {listed(said)}: the line is the best completed trial."
-    broken = " Crosses at the top are trials that diverged or failed." if set(frame["status"]) & {"diverged", "failed"} else ""
-    above = " Triangles at the top are trials above the panel." if (frame["val_loss"] > frame["top"]).any() else ""
+    ends = [name for name in BROKEN if name in set(frame["status"])]
+    broken = f" Crosses at the top are trials that {' or '.join(ends)}." if ends else ""
+    high = frame["status"].isin(["completed", "pruned"]) & (frame["val_loss"] > frame["top"])
+    above = " Triangles at the top are trials above the panel." if high.any() else ""
     return f"Each point is a trial of the learning-rate search.{broken}{above}{note}"
