@@ -48,7 +48,9 @@ def test_the_error_of_the_chosen_rates_widens_the_intervals_and_leaves_the_estim
     found = fits(EIGHT)
     alone = fit_power_laws(found.ladder, "n_params", floor=found.floor)
     assert list(alone["alpha"]) == list(found.laws["alpha"])
-    assert (found.laws["alpha_high"] - found.laws["alpha_low"] > 1.05 * (alone["alpha_high"] - alone["alpha_low"])).all()
+    wider = (found.laws["alpha_high"] - found.laws["alpha_low"]) / (alone["alpha_high"] - alone["alpha_low"])
+    # With E = 0 the form is wrong: what it misses outweighs the rates by far.
+    assert (wider > 1).all() and (wider[found.laws["irreducible"] != "0"] > 1.2).all()
 
 
 def test_without_a_known_floor_no_law_is_fixed_there() -> None:
