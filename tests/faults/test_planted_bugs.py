@@ -23,7 +23,7 @@ PLANTED = (*ON_DISK, *IN_TRAINING, *IN_THE_STUDY, *AROUND_IT)
 CHEAP = tuple(bug for bug in PLANTED if bug.name in ("dropout is no part of a run's key", "checksums are not looked at"))
 ROOT = Path(__file__).parents[2]
 COPIED = ("harness", "models", "reports", "tests", "studies", "pyproject.toml")
-# Variables that say how this session goes, not how that of the copy does.
+# Variables that say how these tests run, not how those of the copy do.
 OURS = ("PYTEST", "FAULTS", "HARNESS", "PYTHONPATH")
 LIMIT_S, LIMIT_OF_ALL_S = 280, 1800
 TESTS_FAILED = 1
