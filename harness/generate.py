@@ -1,10 +1,11 @@
-"""Decoding: a model and temperatures enter, sampled texts as ids leave, all temperatures in one batch.
+"""Decoding: a model and temperatures enter, sampled texts as ids leave with what the model says of them, all temperatures in one batch.
 
 Text i at a temperature depends on the model, the seed, the temperature, i and seq_len: not on how many other texts or temperatures are
 drawn along with it, nor on the state of any global generator. Shapes: R rows (a text at a temperature), T steps, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +27,29 @@ class SpecialIds(Protocol):
     def unk(self) -> int | None: ...
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Drawn:
+    """Texts drawn at one temperature, as ids without start and end, and what the model says of them; None without any text.
+
+    `entropy`: nats per token, the mean over all positions that were drawn (ends included) of -sum p ln p, where p is what the token was
+    drawn from: the whole softmax at the temperature without start and unk. No token is cut off by rank (top-k) or mass (top-p).
+    `self_nll`: nats per text, as `nll`: the model's own NLL at temperature 1, whatever the texts were drawn at, over their tokens and ends.
+    """
+
+    texts: list[list[int]]
+    entropy: float | None
+    self_nll: float | None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Texts as ids; `entropy_R` and `nll_R` are summed over the positions of each, nats."""
+
+    texts: list[list[int]]
+    entropy_R: np.ndarray
+    nll_R: np.ndarray
+
+
 def sample(
     model: nn.Module,
     n: int,
@@ -37,7 +60,23 @@ def sample(
     seq_len: int,
     pulse: Callable[[], None] = lambda: None,
 ) -> dict[float, list[list[int]]]:
-    """`n` texts at each temperature, without start and end; one that never ended has seq_len - 1 ids. Start and unk are never drawn.
+    """The texts of `sample_sets` alone."""
+    drawn = sample_sets(model, n, temperatures, seed=seed, tokenizer=tokenizer, seq_len=seq_len, pulse=pulse)
+    return {temperature: one.texts for temperature, one in drawn.items()}
+
+
+@torch.no_grad()
+def sample_sets(
+    model: nn.Module,
+    n: int,
+    temperatures: Sequence[float],
+    *,
+    seed: int,
+    tokenizer: SpecialIds,
+    seq_len: int,
+    pulse: Callable[[], None] = lambda: None,
+) -> dict[float, Drawn]:
+    """`n` texts at each temperature; one that never ended has seq_len - 1 ids. Start and unk are never drawn.
 
     Temperature 0 takes the most likely token. The model is put in evaluation mode meanwhile. `pulse` is called at every step; what it
     raises ends the sampling.
@@ -47,16 +86,25 @@ def sample(
     distinct = list(dict.fromkeys(temperatures))
     uniform_RT = np.concatenate([_uniform(seed, temperature, n, seq_len - 1) for temperature in distinct] or [np.empty((0, seq_len - 1))])
     temperature_R = np.repeat(np.array(distinct, dtype=np.float64), n)
-    texts: list[list[int]] = []
+    parts: list[_Rows] = []
     was_training = model.training
     model.eval()
     try:
         for first in range(0, len(uniform_RT), MAX_ROWS):
             some = slice(first, first + MAX_ROWS)
-            texts += _decode(model, torch.from_numpy(temperature_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer, pulse)
+            parts.append(_decode(model, torch.from_numpy(temperature_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer, pulse))
     finally:
         model.train(was_training)
-    return {temperature: texts[i * n : (i + 1) * n] for i, temperature in enumerate(distinct)}
+    return {temperature: _drawn(parts, slice(i * n, (i + 1) * n), seq_len) for i, temperature in enumerate(distinct)}
+
+
+def _drawn(parts: Sequence[_Rows], some: slice, seq_len: int) -> Drawn:
+    texts = [text for part in parts for text in part.texts][some]
+    if not texts:
+        return Drawn([], None, None)
+    entropy_R, nll_R = (np.concatenate([getattr(part, name) for part in parts])[some] for name in ("entropy_R", "nll_R"))
+    positions = sum(min(len(text) + 1, seq_len - 1) for text in texts)
+    return Drawn(texts, float(entropy_R.sum() / positions), float(nll_R.mean()))
 
 
 def _uniform(seed: int, temperature: float, n: int, steps: int) -> np.ndarray:
@@ -64,14 +112,13 @@ def _uniform(seed: int, temperature: float, n: int, steps: int) -> np.ndarray:
     return np.random.default_rng([seed, round(temperature * 1e6)]).random((n, steps))
 
 
-def _decode(
-    model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]
-) -> list[list[int]]:
+def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]) -> _Rows:
     device = next(model.parameters()).device
     uniform_RT, temperature_R = uniform_RT.to(device), temperature_R.to(device)
     n_rows, steps = uniform_RT.shape
     forbidden = [i for i in (tokenizer.start, tokenizer.unk) if i is not None]
     out_RT = torch.full((n_rows, steps), tokenizer.end, device=device)
+    entropy_R, nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=device) for _ in range(2))
     decoder = Cached(model, n_rows, steps) if hasattr(model, "init_cache") else Replayed(model)
     rows = torch.arange(n_rows, device=device)
     ended = torch.zeros(n_rows, dtype=torch.bool, device=device)
@@ -79,9 +126,14 @@ def _decode(
     for t in range(steps):
         pulse()
         logits_RV = decoder.step(ids).double()
+        log_p_RV = torch.log_softmax(logits_RV, dim=-1)
         logits_RV[:, forbidden] = -torch.inf
-        ids = draw(logits_RV, temperature_R[rows], uniform_RT[rows, t])
+        p_RV = distribution(logits_RV, temperature_R[rows])
+        ids = draw(p_RV, uniform_RT[rows, t])
         out_RT[rows, t] = ids
+        # What a row draws after its end is no part of its text.
+        entropy_R[rows] += torch.special.entr(p_RV).sum(-1).masked_fill(ended, 0.0)
+        nll_R[rows] -= log_p_RV.gather(1, ids[:, None]).squeeze(1).masked_fill(ended, 0.0)
         ended |= ids == tokenizer.end
         n_ended = int(ended.sum())
         if n_ended == len(rows):
@@ -91,18 +143,22 @@ def _decode(
             alive = torch.nonzero(~ended).squeeze(1)
             decoder.keep(alive)
             rows, ids, ended = rows[alive], ids[alive], ended[alive]
-    return [_until(row, tokenizer.end) for row in out_RT.tolist()]
+    return _Rows([_until(row, tokenizer.end) for row in out_RT.tolist()], entropy_R.cpu().numpy(), nll_R.cpu().numpy())
 
 
 def _until(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end)] if end in ids else ids
 
 
-def draw(logits_RV: Tensor, temperature_R: Tensor, uniform_R: Tensor) -> Tensor:
-    """One token a row by inverting the distribution function at a uniform number in [0, 1); float64."""
+def distribution(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:
+    """Probabilities exp(z_i / T) / sum_j exp(z_j / T) of each token at a row's temperature; float64."""
     # Below 1e-6 float64's own precision decides: as good as the maximum.
-    scaled_RV = logits_RV / temperature_R.clamp(min=1e-6)[:, None]
-    cumulative_RV = torch.softmax(scaled_RV, dim=-1).cumsum(-1)
+    return torch.softmax(logits_RV / temperature_R.clamp(min=1e-6)[:, None], dim=-1)
+
+
+def draw(p_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    """One token a row by inverting the distribution function at a uniform number in [0, 1)."""
+    cumulative_RV = p_RV.cumsum(-1)
     threshold_R1 = uniform_R[:, None] * cumulative_RV[:, -1:]
     return (cumulative_RV <= threshold_R1).sum(-1)
 

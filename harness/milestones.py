@@ -15,19 +15,19 @@ from harness.data import Floor
 from harness.data.batches import Order
 from harness.data.corpus import Encoded
 from harness.evaluate import Evaluation, evaluate
-from harness.generate import sample
+from harness.generate import sample_sets
 from harness.runspec import RunSpec
-from harness.samples import TrainingText, measure
+from harness.samples import measure, training_text
 from harness.state import State
 
 
-def evaluate_now(spec: RunSpec, state: State, context: Context, validation: Encoded, texts: Encoded, order: Order) -> float:
+def evaluate_now(spec: RunSpec, state: State, context: Context, validation: Encoded, order: Order) -> float:
     """Score the validation texts, keep the best weights, sample where the run is at its best, tell all of it; the loss, nats a token."""
     result = _evaluated(spec, state, context, validation)
     improved = _target(result, spec) < (math.inf if state.best is None else _target(state.best, spec))
     drawn: list[dict[str, Any]] = []
     if improved and context.samples and context.samples["at_best"]:
-        drawn = _drawn(spec, state, context, "best", [1.0], context.samples["at_best"], texts, state.step)
+        drawn = _drawn(spec, state, context, "best", [1.0], context.samples["at_best"], state.step)
     # From here on nothing takes time: the evaluation is either all there or not at all.
     state.since_evaluation, state.evaluated = 0, state.step
     state.stale = 0 if improved else state.stale + 1
@@ -57,7 +57,7 @@ def ended_by(spec: RunSpec, state: State, context: Context, val_loss: float) -> 
     return None
 
 
-def final_metrics(spec: RunSpec, state: State, context: Context, texts: Encoded) -> dict[str, float | None]:
+def final_metrics(spec: RunSpec, state: State, context: Context) -> dict[str, float | None]:
     """Metrics of the best weights; ladder and ablation runs also get test scores, weights on disk and samples."""
     if state.best is None or context.folder is None:
         flush_points(state, context)
@@ -71,7 +71,7 @@ def final_metrics(spec: RunSpec, state: State, context: Context, texts: Encoded)
     drawn: list[dict[str, Any]] = []
     if context.samples and context.samples["texts"]:
         assert state.best_step is not None
-        drawn = _drawn(spec, state, context, "end", context.samples["temperatures"], context.samples["texts"], texts, state.best_step)
+        drawn = _drawn(spec, state, context, "end", context.samples["temperatures"], context.samples["texts"], state.best_step)
     save_weights(state.best_weights, context.folder / "best.safetensors")
     flush_points(state, context)
     for fields in drawn:
@@ -123,17 +123,15 @@ def _against_floor(test: Evaluation, floor: Floor | None) -> dict[str, float | N
 
 
 def _drawn(
-    spec: RunSpec, state: State, context: Context, at: str, temperatures: Sequence[float], n: int, training: Encoded, step: int
+    spec: RunSpec, state: State, context: Context, at: str, temperatures: Sequence[float], n: int, step: int
 ) -> list[dict[str, Any]]:
     """Texts that the model writes and what they are like, as the fields of an event for each temperature; `step`: of its weights."""
-    if state.training_text is None:
-        state.training_text = TrainingText.of(training.texts)
-    tokenizer = context.corpus.tokenizer
-    drawn = sample(state.model, n, temperatures, seed=spec.seed, tokenizer=tokenizer, seq_len=spec.seq_len, pulse=context.pulse)
+    training, tokenizer = training_text(context.corpus, spec.train_texts), context.corpus.tokenizer
+    drawn = sample_sets(state.model, n, temperatures, seed=spec.seed, tokenizer=tokenizer, seq_len=spec.seq_len, pulse=context.pulse)
     events = []
-    for temperature, sequences in drawn.items():
-        texts = [tokenizer.decode(ids) for ids in sequences]
-        ended = [len(ids) < spec.seq_len - 1 for ids in sequences]
+    for temperature, one in drawn.items():
+        texts = [tokenizer.decode(ids) for ids in one.texts]
+        ended = [len(ids) < spec.seq_len - 1 for ids in one.texts]
         fields = {"at": at, "step": step, "tokens": state.tokens, "temperature": temperature, "texts": texts}
-        events.append(fields | measure(texts, ended, state.training_text))
+        events.append(fields | measure(texts, ended, training) | {"entropy": one.entropy, "self_nll": one.self_nll})
     return events

@@ -39,7 +39,7 @@ EVALUATION_COLUMNS = _columns(
 )
 SAMPLE_COLUMNS = _columns(
     "key stage rung n_params seed lr_source train_texts at step tokens temperature texts distinct_1 distinct_2 distinct_3 known_words "
-    "copied mean_length ended"
+    "copied mean_length ended entropy memorised self_nll"
 )
 SEARCH_COLUMNS = _columns(
     "rung family n_params lr lr_status reason trials completed pruned diverged failed best_lr best_val_loss fitted_lr fitted_low "

@@ -17,7 +17,6 @@ from harness.checkpoint import Checkpoint
 from harness.divergence import DivergenceMonitor
 from harness.evaluate import Evaluation
 from harness.runspec import RunSpec
-from harness.samples import TrainingText
 
 # Groups of tensors in a checkpoint, by the beginning of their names.
 MODEL, BEST, MOMENTS = "model.", "best.", "moments."
@@ -63,7 +62,6 @@ class State:
     timed_s: float = 0.0
     spent_s: float = 0.0
     ended: tuple[str, str] | None = None
-    training_text: TrainingText | None = None
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -32,7 +32,9 @@ END_METRICS = {
     "perf/tokens_per_second": "tokens_per_second", "progress/epoch": "epochs", "progress/flops": "train_flops",
 }  # fmt: skip
 POINT_METRICS = {"train/loss": "train_loss", "optim/lr": "lr", "optim/grad_norm": "grad_norm"}
-SAMPLE_MEASURES = ("distinct_1", "distinct_2", "distinct_3", "known_words", "copied", "mean_length", "ended")
+SAMPLE_MEASURES = (
+    "distinct_1", "distinct_2", "distinct_3", "known_words", "copied", "mean_length", "ended", "entropy", "memorised", "self_nll",
+)  # fmt: skip
 
 
 @dataclass

@@ -56,7 +56,7 @@ def train(spec: RunSpec, context: Context) -> Outcome:
     started -= state.spent_s
     try:
         status, reason = _loop(spec, context, state, texts, order, started)
-        metrics = final_metrics(spec, state, context, texts)
+        metrics = final_metrics(spec, state, context)
     except StopRun:
         state.spent_s = perf_counter() - started
         _keep(state, context)
@@ -93,7 +93,7 @@ def _loop(spec: RunSpec, context: Context, state: State, texts: Encoded, order: 
             _keep(state, context)
             saved_at, saved_step = perf_counter(), state.step
         if state.step in evaluate_at and state.evaluated < state.step:
-            val_loss = evaluate_now(spec, state, context, validation, texts, order)
+            val_loss = evaluate_now(spec, state, context, validation, order)
             state.ended = ended_by(spec, state, context, val_loss)
         elif state.step == spec.steps:
             state.ended = ("completed", "")

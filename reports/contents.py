@@ -1,23 +1,18 @@
 """What the report says, in the order in which a reader wants it: results in, blocks out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from harness.results import Results
-from reports import fits_section, numbers, tables, together_section
-from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture, Samples, Spans, Table, Verbatim, bullets, paragraph
+from reports import fits_section, numbers, samples_section, tables, together_section
+from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture, Spans, Table, Verbatim, bullets, paragraph
 from reports.findings import findings
 from reports.fits import fits
 from reports.limits import limits
 from reports.numbers import count, duration, listed, plural, power, short
-from reports.summary import best, chosen, floor, measured, rungs, runs_planned
+from reports.summary import best, floor, measured, rungs, runs_planned
 from reports.training import training_table
 
-TEXTS_A_CELL = 2
-MOMENTS = 6
-LONGEST = 88
 # The figure that stands beside the exponent which it judges.
 IN_FITS = "specification"
 COUNTED = {
@@ -36,7 +31,7 @@ def build(results: Results, pictures: list[Picture], absent: list[str], times: b
         ("Planned and done", _plan(results, times)),
         ("The rungs", _rungs(results)),
         ("Figures", [*shown, *([bullets(absent)] if absent else [])]),
-        ("Samples", list(_samples(results))),
+        ("Samples", list(samples_section.section(results))),
         ("Fits and correlations", _fits(results, curve)),
         ("Limits of this study", [bullets([limit.text for limit in limits(results)])]),
         ("Excluded, diverged, failed, pruned and skipped", _ledger(results)),
@@ -143,42 +138,6 @@ def _training(results: Results) -> list[Block]:
         "again; both in nats per token, means over runs."
     )
     return [Table(table, caption, left=("Runs", "Training"))]
-
-
-def _samples(results: Results) -> Iterator[Block]:
-    sets = results.samples[results.samples["key"].isin(chosen(results)["key"])]
-    if sets.empty:
-        yield paragraph("No texts were sampled.")
-        return
-    yield paragraph(f"The first {TEXTS_A_CELL} texts of each set, not chosen by eye; the lowest seed of each rung.")
-    for rung in rungs(results):
-        own = sets[sets["rung"] == rung.name]
-        ends = own[(own["at"] == "end") & (own["seed"] == own["seed"].min())].sort_values("temperature")
-        if len(ends):
-            yield Heading(rung.name, 2)
-            yield Samples("Temperature", tuple((f"{row['temperature']:g}", _first(row["texts"])) for _, row in ends.iterrows()))
-    yield from _learning(results, sets)
-
-
-def _learning(results: Results, sets: pd.DataFrame) -> Iterator[Block]:
-    """The best rung's texts at a few of the moments when its validation NLL reached a new low."""
-    top = best(results)
-    own = sets[(sets["rung"] == top.name) & (sets["at"] == "best")] if top else sets.iloc[:0]
-    own = own[own["seed"] == own["seed"].min()].sort_values("step")
-    if own.empty or not top:
-        return
-    last = len(own) - 1
-    picked = own.iloc[sorted({round(i * last / (MOMENTS - 1)) for i in range(MOMENTS)})]
-    yield Heading(f"{top.name} as it learned", 2)
-    yield paragraph(
-        f"Sampled at temperature {own['temperature'].iloc[0]:g} when validation NLL reached a new low; by training tokens seen."
-    )
-    yield Samples("Tokens", tuple((short(row["tokens"]), _first(row["texts"])) for _, row in picked.iterrows()))
-
-
-def _first(texts: list[str]) -> tuple[str, ...]:
-    shown = [text if len(text) <= LONGEST else text[: LONGEST - 1] + "…" for text in list(texts)[:TEXTS_A_CELL]]
-    return tuple(text or "(an empty text)" for text in shown)
 
 
 def _ledger(results: Results) -> list[Block]:

@@ -13,6 +13,7 @@ from harness.analysis.correlation import correlate, partial
 from harness.analysis.fit import Fit
 from harness.analysis.isoflop import Scaling
 from harness.results import Results
+from reports import sampled
 from reports.fits import Fits, fits
 from reports.numbers import known
 from reports.summary import chosen, rungs
@@ -26,13 +27,14 @@ def render(results: Results) -> bytes:
 
 
 def numbers(results: Results) -> dict[str, Any]:
-    """Rungs, fits, diagnoses and correlations. Losses are nats a token, NLL nats a text; what has no number is null."""
+    """Rungs, fits, diagnoses, measures of texts and correlations. Losses are nats a token, NLL nats a text; what has no number is null."""
     found = fits(results)
     return {
         "study": results.study.get("study"),
         "rungs": [_rung(rung) for rung in rungs(results)],
         "fits": _fits(found),
         "training": _rows(training(results)),
+        "samples": {"measures": sampled.measures(results), "course": sampled.course(results)[1].drop(columns="texts")},
         "correlations": {"nll_top1": _nll_top1(results), "samples": _rows(sample_correlations(results))},
     }
 

@@ -16,8 +16,11 @@ MEASURES = {
     "distinct_1": "different words",
     "distinct_2": "different word pairs",
     "known_words": "known words",
+    "memorised": "memorised share",
     "copied": "texts copied whole",
     "mean_length": "length",
+    "entropy": "entropy",
+    "self_nll": "self-NLL",
 }
 # Where the logits are taken as they are; the nearest temperature sampled stands for it.
 TEMPERATURE = 1.0

@@ -7,10 +7,6 @@ from reports.blocks import Block, Heading, Table, paragraph
 NESTED = (
     "Smaller budgets are the first texts of the larger ones, so that a difference is one of amount; validation and test texts are the same."
 )
-SOFTMAX = (
-    "At temperature T a token with logit z_i is drawn with probability p_i = exp(z_i / T) / Σ_j exp(z_j / T): T below 1 favours the likely "
-    "tokens, and the entropy of the distribution rises with T."
-)
 
 
 def data_budgets(results: Results) -> list[Block]:
@@ -63,12 +59,12 @@ def sample_measures(results: Results) -> list[Block]:
     found = together.sample_correlations(results)
     heading = Heading("What sampled texts are like, and NLL", 2)
     if found.empty:
-        return [heading, paragraph(f"{SOFTMAX} Too few runs with sampled texts completed to say how such measures go with NLL.")]
+        return [heading, paragraph("Too few runs with sampled texts completed to say how such measures go with NLL.")]
     temperature = together.sample_values(results)["temperature"].iloc[0]
     caption = (
         f"Measures of texts sampled at T = {temperature:g} against test NLL across runs, with Fisher intervals. NLL and most measures "
         "follow size, so the last column takes a straight line in the logarithm of the parameters out of each. Different words and pairs "
         "are shares of all."
     )
-    blocks: list[Block] = [heading, paragraph(f"{SOFTMAX} {together.followers(found)}")]
+    blocks: list[Block] = [heading, paragraph(together.followers(found))]
     return [*blocks, Table(together.sample_table(found), caption, left=("Measure",))]

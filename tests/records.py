@@ -161,6 +161,9 @@ class Study:
             "copied": 0.0,
             "mean_length": 41.5,
             "ended": 1.0,
+            "entropy": 1.2,
+            "memorised": 0.4,
+            "self_nll": 71.25,
         }
         self.note("samples", key=spec.key, at=at, step=step, tokens=step * 1540, temperature=temperature, texts=AWKWARD, **measures)
 

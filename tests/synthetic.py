@@ -190,7 +190,8 @@ class _Maker:
                 | {"at": at, "step": step, "tokens": step * TOKENS_PER_STEP, "temperature": temperature, "texts": self._texts(8)}
                 | {"distinct_1": 0.1 * temperature, "distinct_2": 0.9 * temperature / (temperature + 0.3), "distinct_3": 0.95 * temperature}
                 | {"known_words": 1 - 0.3 * temperature / (1 + place), "copied": 0.02 * place * (1 - temperature)}
-                | {"mean_length": 30 + 16 * temperature + place, "ended": 0.98}
+                | {"mean_length": 30 + 16 * temperature + place, "ended": 0.98, "entropy": 1.7 * temperature / (1 + 0.1 * place)}
+                | {"memorised": 0.8 - 0.5 * temperature, "self_nll": self.nll(row["rung"]) * (0.3 + 0.7 * temperature)}
             )
 
     def _texts(self, n: int) -> list[str]:

@@ -141,9 +141,20 @@ def test_a_far_floor_is_said_in_words_and_leaves_the_panel_to_the_data(name: str
 def test_shares_start_at_zero_and_have_a_height_where_all_are_zero() -> None:
     module = plugins.load(FIGURES, "sample_quality", "figure")
     results = STUDIES["two rungs"]
-    figure = module.draw(module.prepare(replace(results, samples=results.samples.assign(copied=0.0))))
-    assert [ax.get_ylim()[0] for ax in figure.axes[:3]] == [0, 0, 0] and figure.axes[2].get_ylim()[1] == 1
-    assert [tick.get_text() for tick in figure.axes[3].get_xticklabels()] == ["0.01", "0.1", "0.5", "0.8", "1"]
+    figure = module.draw(module.prepare(replace(results, samples=results.samples.assign(memorised=0.0))))
+    shares = [ax for ax in figure.axes if "%" in ax.get_ylabel()]
+    assert len(figure.axes) == 6 and len(shares) == 3
+    assert [ax.get_ylim()[0] for ax in shares] == [0, 0, 0] and shares[2].get_ylim()[1] == 1
+    assert [tick.get_text() for tick in figure.axes[5].get_xticklabels()] == ["0.01", "0.1", "0.5", "0.8", "1"]
+
+
+def test_a_record_from_before_a_measure_existed_is_drawn_without_it() -> None:
+    module = plugins.load(FIGURES, "sample_quality", "figure")
+    results = STUDIES["two rungs"]
+    old = module.prepare(replace(results, samples=results.samples.assign(entropy=None, memorised=None, self_nll=None)))
+    assert set(old["measure"]) == {"distinct_2", "known_words", "copied", "mean_length"} and "copied" in module.caption(old)
+    figure = module.draw(old)
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "temperature", "temperature"]
 
 
 def test_a_default_past_the_panel_is_a_triangle_with_an_entry_in_the_legend() -> None:

@@ -250,6 +250,8 @@ def test_tables_beside_the_runs(writer: Writer) -> None:
     writer.note("invocation_ended", id="i1", seconds=12.5, exit_code=0, completed=1)
     results = writer.results()
     assert results.searches["rung"].tolist() == ["20k"] and results.searches["lr"].tolist() == [1.1e-3]
+    # A record from before a measure existed has nothing for it.
+    assert results.samples.loc[0, ["entropy", "memorised", "self_nll"]].isna().all()
     assert results.samples.loc[0, "texts"] == ["a, b", 'c "d"'] and results.samples.loc[0, "n_params"] == PLAN.kept[0].n_params
     assert results.invocations[["id", "seconds", "exit_code", "completed"]].iloc[0].tolist() == ["i1", 12.5, 0, 1]
     assert results.evaluations["best"].tolist() == [True, False, False] and results.evaluations["best"].dtype == bool

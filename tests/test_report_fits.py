@@ -147,13 +147,14 @@ def test_a_measure_that_only_follows_size_is_not_said_to_follow_nll() -> None:
     rng = np.random.default_rng(1)
     by_key = pd.Series(rng.normal(0, 0.01, len(runs)), index=runs.index)
     noise = EIGHT.samples["key"].map(by_key)
-    made = replace(EIGHT, samples=EIGHT.samples.assign(known_words=0.1 * size + noise, mean_length=left, copied=0.0))
+    only_size = {"entropy": size, "self_nll": size, "known_words": 0.1 * size + noise}
+    made = replace(EIGHT, samples=EIGHT.samples.assign(**only_size, mean_length=left, copied=0.0))
     found = sample_correlations(made).set_index("measure")
     assert (
         abs(found.loc["known_words", "r"]) > 0.9 and found.loc["known_words", "partial_low"] < 0 < found.loc["known_words", "partial_high"]
     )
     assert found.loc["mean_length", "partial"] == pytest.approx(1) and np.isnan(found.loc["copied", "r"])
-    assert followers(found.reset_index()) == "Once size is removed, of the 5 measures length still follows NLL."
+    assert followers(found.reset_index()) == "Once size is removed, of the 8 measures length still follows NLL."
 
 
 def test_full_precision_stands_beside_the_rounded_tables_and_holds_no_nan() -> None:

@@ -115,7 +115,7 @@ def test_everything_that_moves_is_kept_and_put_back(tmp_path: Path) -> None:
     saved = replace(saved, facts=saved.facts | moved)
     fresh, again = snapshot(start(spec, "cpu")), snapshot(restore(spec, "cpu", saved))
     assert json.loads(json.dumps(again.facts)) == saved.facts
-    assert {field.name for field in fields(State)} - saved.facts.keys() == {"model", "optimizer", "best_weights", "training_text"}
+    assert {field.name for field in fields(State)} - saved.facts.keys() == {"model", "optimizer", "best_weights"}
     assert not [name for name, value in saved.facts.items() if value == fresh.facts[name]]
     assert again.tensors.keys() == saved.tensors.keys() > fresh.tensors.keys()
     assert all(torch.equal(again.tensors[name], saved.tensors[name]) for name in saved.tensors)

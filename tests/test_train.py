@@ -174,6 +174,10 @@ def test_a_kept_run_samples_at_each_best_and_at_each_temperature(tmp_path: Path)
     drawn = [fields for kind, fields in events if kind == "samples"]
     n_best = sum(e["best"] for e in tiny.evaluations(events))
     assert [(s["at"], s["temperature"], len(s["texts"])) for s in drawn] == [("best", 1.0, 2)] * n_best + [("end", 0.5, 3), ("end", 1.0, 3)]
+    for measured in drawn:
+        assert 0 < measured["entropy"] <= math.log(tiny.corpus().tokenizer.vocab_size) and measured["self_nll"] > 0
+        assert 0 < measured["memorised"] <= 1
+    assert drawn[-2]["entropy"] < drawn[-1]["entropy"]
 
 
 def test_padding_can_be_learned_and_real_tokens_are_scored_beside_it(tmp_path: Path) -> None:
