@@ -20,7 +20,7 @@ MEASURED = (
     "Entropy is that of the distribution a token was drawn from, nats per token, mean over all drawn positions. Self-NLL is the model's "
     "own NLL of its texts at T = 1, nats per text; were they distributed as real ones, it would equal test NLL there. Different words and "
     "pairs are shares of all. Memorised is the share of a text's characters that lie in its longest substring found within a training "
-    "text; real texts share substrings too, so only a high share would mean recitation."
+    "text; real texts share substrings too, short ones most, so only a high share would mean recitation."
 )
 
 
