@@ -90,11 +90,11 @@ def _parse(text: str, name: str) -> _yaml.Parsed:
 
 def _apply(document: Document, override: str, order: int) -> None:
     """Set one `key.path=value` in the document; the value is read as YAML."""
-    one_line = " ".join(override.split())
+    one_line = visible(" ".join(override.split()))
     place = f"--set {one_line if len(one_line) <= 200 else one_line[:197] + '...'}"
     dotted, equals, text = override.partition("=")
     parts = dotted.strip().split(".")
-    if not equals or not all(parts) or len(parts) > _yaml.MAX_DEPTH:
+    if not equals or not all(parts) or not dotted.isprintable() or len(parts) > _yaml.MAX_DEPTH:
         raise StudyError(f"{place}: write it as key.path=value, such as train.epochs=10. {END}")
     try:
         value = _yaml.parse(text).data

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -184,6 +185,8 @@ class Pool:
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=work, args=(theirs, self.setting, self._stop), daemon=True)
+        # Its start ends with signals let through: done within the block it would undo it.
+        resource_tracker.ensure_running()
         with _signals_held(), _main_left_out():
             process.start()
         theirs.close()
