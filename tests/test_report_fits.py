@@ -57,19 +57,19 @@ def test_without_a_known_floor_no_law_is_fixed_there() -> None:
     found = fits(synthetic_results(8, floor=False))
     assert set(found.laws["irreducible"]) == {"free", "0"} and not found.fixed
     # Three sizes and three constants leave nothing to predict the fourth with.
-    assert found.largest is not None and found.largest.status == "no law"
+    assert found.held is not None and found.held.status == "no law"
     assert "unchecked" in rules(synthetic_results(8, floor=False)) and "unchecked" not in rules(EIGHT)
 
 
 def test_the_held_out_rung_opens_the_section_and_stands_in_the_answer() -> None:
-    said = held_out_sentence(fits(EIGHT))
+    said = held_out_sentence(EIGHT)
     assert "inside of the 95 % interval" in said and "10M-assignment" in said
     text = text_of(EIGHT)
     answer, section = text.split("## 2 ")[0], text.split("## 6 ")[1]
     assert said in answer and section.split("\n\n")[1].startswith(said)
     worse = (EIGHT.runs["rung"] == "10M-assignment") & (EIGHT.runs["stage"] == "ladder")
     moved = replace(EIGHT, runs=EIGHT.runs.assign(test_loss=EIGHT.runs["test_loss"] + 0.05 * worse))
-    assert "outside of the 95 % interval" in held_out_sentence(fits(moved))
+    assert "outside of the 95 % interval" in held_out_sentence(moved)
 
 
 def test_too_few_sizes_and_repeated_data_are_refused_with_what_to_add() -> None:
