@@ -29,7 +29,7 @@ class Block(BaseModel):
 
 
 def _misfit(key: str, what: str) -> PydanticCustomError:
-    """Two keys don't go together; `key` is the one to point at."""
+    """Two keys don't go together; `key` is the one to point at, with dots where it lies deeper."""
     return PydanticCustomError("misfit", "{what}", {"key": key, "what": what})
 
 
@@ -422,7 +422,8 @@ class Study(Block):
     def _holds_out_a_rung(self) -> Self:
         names = [rung_name(rung) for rung in self.model.rungs]
         if self.analysis.held_out not in (LARGEST, NONE, *names):
-            raise _misfit("held_out", f"{self.analysis.held_out} is no rung; there are {', '.join(names)}, or largest, or none")
+            what = f"{self.analysis.held_out} is no rung of this study; there are {', '.join(names)}, or largest, or none"
+            raise _misfit("analysis.held_out", what)
         return self
 
 
