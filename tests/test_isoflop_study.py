@@ -49,9 +49,6 @@ def test_a_study_at_equal_compute_runs_from_its_file_to_a_report_that_verifies(t
     assert found.refused == EQUAL_COMPUTE and found.surface is not None
     assert set(found.profiles) == {"parabola", "akima"}
     assert all([profile.n for profile in scaling.profiles] == [5] * 3 for scaling in found.profiles.values())
-        "parabola": [5] * 3,
-        "akima": [5] * 3,
-    }
     assert results.plan["held_out"] == "e" and (results.lock.rung, results.lock.then) == ("e", "e")
     report = (folder / "mlruns" / "toy" / "report" / "report.md").read_text(encoding="utf-8")
     assert "### Profiles at equal compute" in report and "No law in size alone is fitted" in report
