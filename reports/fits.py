@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis import design, held_out, isoflop, power_law, repetition, seed_noise, specification, study_runs, surface
+from harness.analysis.learning_rate import Optimum
 from harness.analysis.rate_error import COLUMN, shared_by_rung, with_rate_error
 from harness.held_out import LARGEST, NONE
 from harness.results import Results
+from reports.findings import stuck
 from reports.numbers import count, listed, plural, short
 from reports.rates import rates
 from reports.repeats import Repeats, repeats
@@ -77,7 +79,7 @@ def fits(results: Results) -> Fits:
     moved = None
     if not refused:
         laws = power_law.fit_power_laws(ladder, "n_params", LOSS, E, n_draws=DRAWS, shared=shared_by_rung(ladder))
-        cells, compute = _curves(ladder, E)
+        cells, compute = _curves(results, ladder, optima, E)
         moved = specification.spread(cells)
     crossed = _is_grid(runs) and not barred
     fitted = surface.fit_surface(runs, n_draws=SURFACE_DRAWS, shared=shared_by_rung(runs)) if crossed else None
@@ -150,15 +152,30 @@ def _is_grid(runs: pd.DataFrame) -> bool:
     return bool((runs["stage"] == "budget").any())
 
 
-def _curves(ladder: pd.DataFrame, floor: float | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _curves(
+    results: Results, ladder: pd.DataFrame, optima: Mapping[str, Optimum], floor: float | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The exponent under every choice, by parameters; by FLOPs on all runs only, since it is another exponent."""
-    E, subsets = specification.irreducible_choices(floor), specification.exclusions(ladder, LOSS)
-    cells = specification.curve(
-        ladder, specification.Choices(study_runs.COUNTS, subsets, E), LOSS, n_draws=CELL_DRAWS, shared=shared_by_rung
-    )
-    whole = {"none": subsets["none"]}
-    choices = specification.Choices(study_runs.COMPUTE, whole, E, ("log-Huber",))
-    return cells, specification.curve(ladder, choices, LOSS, n_draws=CELL_DRAWS, shared=shared_by_rung)
+    E, (runs, subsets) = specification.irreducible_choices(floor), _subsets(results, ladder, optima)
+    every = specification.Choices(study_runs.COUNTS, subsets, E)
+    cells = specification.curve(runs, every, LOSS, n_draws=CELL_DRAWS, shared=shared_by_rung)
+    whole = specification.Choices(study_runs.COMPUTE, {"none": subsets["none"]}, E, ("log-Huber",))
+    return cells, specification.curve(runs, whole, LOSS, n_draws=CELL_DRAWS, shared=shared_by_rung)
+
+
+def _subsets(results: Results, ladder: pd.DataFrame, optima: Mapping[str, Optimum]) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The runs of the curve with its exclusions: those that diverged, at their best weights, are in one of them and out of the others."""
+    ended = results.runs.assign(status=results.runs["status"].replace("diverged", "completed"))
+    runs = with_rate_error(study_runs.select(ended).runs, optima)
+    runs = runs[runs["stage"] == "ladder"]
+    good, lost = runs["key"].isin(ladder["key"]).to_numpy(), runs["key"].isin(stuck(results)["key"]).to_numpy()
+    usual = specification.exclusions(ladder, LOSS)
+    subsets = {name: good & runs["key"].isin(ladder["key"][keep]).to_numpy() for name, keep in usual.items()}
+    if (good & lost).any():
+        subsets["stuck runs"] = good & ~lost
+    if not good.all():
+        subsets["with diverged runs"] = np.ones(len(runs), bool)
+    return runs, subsets
 
 
 def _profiles(runs: pd.DataFrame) -> dict[str, isoflop.Scaling]:
