@@ -122,7 +122,8 @@ def _held_out(
     size = _held_size(results, runs)
     if np.isnan(size):
         return None, rolled
-    return held_out.predict_size(runs, size, fitter, variables, LOSS, shared_by_rung), rolled
+    known = next((rung for rung in rolled.rungs if rung.n_params == size), None)
+    return known or held_out.predict_size(runs, size, fitter, variables, LOSS, shared_by_rung), rolled
 
 
 def _held_size(results: Results, runs: pd.DataFrame) -> float:
