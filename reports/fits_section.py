@@ -26,8 +26,9 @@ def section(results: Results, picture: Picture | None) -> list[Block]:
 
 
 def _refused(found: Fits) -> Block:
-    add = f" To add: {found.add}." if found.add else ""
-    return paragraph(f"No law in size alone is fitted, and no exponent of it given: {found.refused}.{add}")
+    if not found.add:
+        return paragraph(f"No law in size alone is fitted: {found.refused}.")
+    return paragraph(f"No law is fitted, and no exponent given: {found.refused}. To add: {found.add}.")
 
 
 def held_out_sentence(results: Results) -> str:

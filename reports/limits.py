@@ -149,8 +149,8 @@ def _no_law(results: Results) -> Limit | None:
     found = fits(results)
     if not found.refused:
         return None
-    add = f"for a law, {found.add}" if found.add else ""
-    return Limit("no law", f"No law of the loss in size alone is fitted: {found.refused}.", add)
+    kind = "of the loss" if found.add else "in size alone"
+    return Limit("no law", f"No law {kind} is fitted: {found.refused}.", f"for a law, {found.add}" if found.add else "")
 
 
 def _unchecked(results: Results) -> Limit | None:
