@@ -100,7 +100,7 @@ def _bias(found: Fits) -> str:
     scaling = found.profiles["parabola"]
     resolved = [profile.flops for profile in scaling.profiles if profile.status == "resolved"]
     if found.bias.empty:
-        return "The bias of a parabola on this grid is not known: it takes a surface, and none was fitted."
+        return "The bias of a parabola on this grid is not known: it takes a surface that converged."
     own = found.bias[found.bias["flops"].isin(resolved)].dropna()
     if len(own) < 2:
         return "The bias of a parabola on the exponents is not known: it takes two budgets with their optimum inside."
