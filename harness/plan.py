@@ -23,7 +23,7 @@ from harness.spec import Study
 OVERHEAD_S = 30.0
 MOST_RUNS = 100_000
 # Keys of a study that say nothing about what is run.
-COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints"})
+COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints", "analysis"})
 
 
 @dataclass(frozen=True)

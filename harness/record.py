@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.held_out import Lock, held_out_rung
 from harness.journal import Event
 
 # Statuses after which a run is not trained again.
@@ -20,7 +21,8 @@ class Record:
 
     `selected`: the runs that belong to the current plan, in the order in which they were chosen, as the fields of their spec and labels.
     `ended`, `evaluations`, `samples`: by run key. `events`: how many numbered events of its run are known. `chosen`: the learning
-    rate of each rung. `data`: counts, fingerprint and floor.
+    rate of each rung. `data`: counts, fingerprint and floor. `named`: the held-out rung as it stood when each rung's first run beside
+    its search began.
     """
 
     study: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +36,7 @@ class Record:
     events: dict[str, int] = field(default_factory=dict)
     chosen: dict[str, Event] = field(default_factory=dict)
     invocations: dict[str, Event] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
     last_time: float = 0.0
 
     @classmethod
@@ -61,6 +64,11 @@ class Record:
         """(step, validation loss) at each evaluation of a run, leaving out losses that were not finite."""
         return tuple((e["step"], e["val_loss"]) for e in self.evaluations[key] if e["val_loss"] is not None)
 
+    def lock(self) -> Lock:
+        """The held-out rung, and what was named when its first run began."""
+        rung = held_out_rung(self.study, self.plan)
+        return Lock(rung, self.named.get(rung))
+
     def status_counts(self) -> dict[str, int]:
         """How many of the selected runs have each status."""
         counts: dict[str, int] = defaultdict(int)
@@ -82,6 +90,9 @@ class Record:
     def _on_run_started(self, event: Event) -> None:
         key = event["key"]
         self.started[key] = event
+        selected = self.selected.get(key)
+        if selected and selected["stage"] != "search":
+            self.named.setdefault(selected["rung"], held_out_rung(self.study, self.plan))
         self.ended.pop(key, None)
         self.evaluations[key], self.samples[key], self.events[key] = [], [], 0
 

@@ -4,7 +4,7 @@ A row of `runs` is a run. Cells are empty (NaN, None) where they don't apply. Th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness import durable
 from harness.analysis.correlation import pearson
+from harness.held_out import Lock
 from harness.journal import Event
 from harness.record import Record
 
@@ -29,9 +30,9 @@ PUBLIC_COLUMNS = _columns(
 )
 FURTHER_COLUMNS = _columns(
     "name trial embedding_params head_params n_layer d_model n_head d_head d_ff batch_size steps best_step unique_tokens tokens_per_param "
-    "floor_nll floor_top1 floor_gap floor_gap_se tokens_per_second val_bits_per_char"
+    "floor_nll floor_top1 floor_gap floor_gap_se tokens_per_second val_bits_per_char schedule planned_steps"
 )
-TEXT_COLUMNS = frozenset(_columns("key stage rung family arch lr_source lr_status status reason name"))
+TEXT_COLUMNS = frozenset(_columns("key stage rung family arch lr_source lr_status status reason name schedule"))
 
 EVALUATION_COLUMNS = _columns(
     "key stage rung family n_params lr lr_source seed train_texts trial step tokens epoch flops train_loss val_loss val_nll val_top1 "
@@ -52,7 +53,7 @@ OBJECT_COLUMNS = TEXT_COLUMNS | frozenset(_columns("at texts id started command 
 FLAG_COLUMNS = frozenset({"best"})
 WHOLE_COLUMNS = _columns(
     "n_params non_embedding_params train_texts seed train_tokens trial embedding_params head_params n_layer d_model n_head d_head d_ff "
-    "batch_size steps best_step unique_tokens"
+    "batch_size steps best_step unique_tokens planned_steps"
 )
 
 STAGES = ("search", "ladder", "budget", "ablation")
@@ -66,7 +67,7 @@ class Results:
     `study`: the validated study file. `plan`: the recorded plan (rungs, budgets, estimates, machine). `data`: counts, fingerprint,
     licence, and the floor of the test set where the distribution is known. `invocations`: a row per start of the study.
     `evaluations`: a row per evaluation of any run. `samples`: a row per set of sampled texts (`texts` is a list; `at` is `best` or
-    `end`). `searches`: a row per rung whose learning rate was searched.
+    `end`). `searches`: a row per rung whose learning rate was searched. `lock`: the held-out rung, and when it was named.
     """
 
     study: Mapping[str, Any]
@@ -77,6 +78,7 @@ class Results:
     samples: pd.DataFrame
     searches: pd.DataFrame
     invocations: pd.DataFrame
+    lock: Lock = field(default_factory=Lock)
 
 
 def from_events(events: Iterable[Event]) -> Results:
@@ -98,6 +100,7 @@ def from_record(record: Record) -> Results:
         samples=frame(_sample_rows(record), SAMPLE_COLUMNS),
         searches=frame([record.chosen[r["rung"]] for r in record.plan.get("rungs", []) if r["rung"] in record.chosen], SEARCH_COLUMNS),
         invocations=frame(list(record.invocations.values()), INVOCATION_COLUMNS),
+        lock=record.lock(),
     )
 
 
@@ -139,7 +142,8 @@ def _labels(record: Record, key: str) -> dict[str, Any]:
 
 
 def _run_row(record: Record, key: str) -> dict[str, Any]:
-    row = _labels(record, key) | {"steps": None}
+    row = _labels(record, key)
+    row |= {"planned_steps": row["steps"], "steps": None}
     ended = record.ended.get(key)
     if ended is None:
         if key not in record.started:

@@ -17,6 +17,7 @@ from harness.console import Console
 from harness.data import Floor
 from harness.errors import HarnessError
 from harness.execute import Executor
+from harness.held_out import held_out_rung
 from harness.invocation import Prepared
 from harness.journal import Journal, read
 from harness.lease import Held
@@ -185,7 +186,9 @@ def _note_study(executor: Executor, prepared: Prepared, floor: Floor | None, pla
     """Record a new plan, or a study whose wording alone has changed."""
     study = censored(prepared.study.model_dump(mode="json"))
     if plan is not None:
-        executor.note("plan", study=study, plan=invocation.plan_facts(plan), data=invocation.data_facts(prepared, floor))
+        facts = invocation.plan_facts(plan)
+        facts["held_out"] = held_out_rung(study, facts)
+        executor.note("plan", study=study, plan=facts, data=invocation.data_facts(prepared, floor))
     elif study != executor.record.study:
         executor.note("study", study=study)
 

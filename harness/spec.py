@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 from harness import _values as v
 from harness import study_file
 from harness._values import parse_count, plugin, unique
+from harness.held_out import LARGEST, NONE
 
 __all__ = ["Study", "load", "parse_count", "rung_name"]
 
@@ -28,7 +29,7 @@ class Block(BaseModel):
 
 
 def _misfit(key: str, what: str) -> PydanticCustomError:
-    """Two keys don't go together; `key` is the one to point at."""
+    """Two keys don't go together; `key` is the one to point at, with dots where it lies deeper."""
     return PydanticCustomError("misfit", "{what}", {"key": key, "what": what})
 
 
@@ -368,6 +369,14 @@ class Checkpoints(Block):
     """Save each run also after every so many steps. null: by time alone."""
 
 
+class Analysis(Block):
+    """What is decided about the analysis before a run is trained."""
+
+    held_out: v.RungText = "largest"
+    """The rung that the law of all smaller ones must predict: largest, none, or the name of a rung. Changed after that rung has been
+    trained it is no prediction any more, and the report says so."""
+
+
 class Report(Block):
     """What is written at the end."""
 
@@ -404,8 +413,18 @@ class Study(Block):
     """Time limit of one invocation: {cpu: 15m, cuda: null}, or 15m for every device. null: no limit."""
     checkpoints: Checkpoints = Checkpoints()
     """How much of a run a crash may cost."""
+    analysis: Analysis = Analysis()
+    """What is decided about the analysis before a run is trained."""
     report: Report = Report()
     """What is written at the end."""
+
+    @model_validator(mode="after")
+    def _holds_out_a_rung(self) -> Self:
+        names = [rung_name(rung) for rung in self.model.rungs]
+        if self.analysis.held_out not in (LARGEST, NONE, *names):
+            what = f"{self.analysis.held_out} is no rung of this study; there are {', '.join(names)}, or largest, or none"
+            raise _misfit("analysis.held_out", what)
+        return self
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:

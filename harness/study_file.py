@@ -150,7 +150,7 @@ def explain(error: ValidationError, document: Document, model: type[BaseModel]) 
 def _path(mistake: ErrorDetails) -> Path:
     """The key that a mistake is about, without the steps that only pydantic sees."""
     path = tuple(part for part in mistake["loc"] if part not in ("(plain)", "(mapping)"))
-    return (*path, mistake["ctx"]["key"]) if mistake["type"] == "misfit" else path
+    return (*path, *mistake["ctx"]["key"].split(".")) if mistake["type"] == "misfit" else path
 
 
 def _dotted(path: Path) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from harness import plan as planning
 from harness.data.corpus import Corpus
+from harness.held_out import held_out_rung
 from harness.plan import Plan, duration
 from harness.pricing import RungPlan
 from harness.record import Record
@@ -58,7 +59,9 @@ def plan_heading(plan: Plan, study: Study, corpus: Corpus) -> Text:
     data = f"data {presentable(corpus.source)} {sizes} (sha {corpus.fingerprint[:6]})"
     runs = f"{study.seeds} seeds, {study.search.trials} trials a rung"
     where = f"{plan.workers} x {plan.device}, {plan.precision}"
-    return Text(f"study {study.study}  {plan.study[:6]}   {data}   {runs}   device {where}", style="bold")
+    held = held_out_rung(study.model_dump(mode="json"), plan.to_dict())
+    checked = f"held out {held}" if held else "nothing held out"
+    return Text(f"study {study.study}  {plan.study[:6]}   {data}   {runs}   {checked}   device {where}", style="bold")
 
 
 def frame_table(frame: pd.DataFrame, width: int) -> Padding:

@@ -7,7 +7,6 @@ from harness.results import Results
 from reports import fits_section, numbers, samples_section, tables, together_section
 from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture, Spans, Table, Verbatim, bullets, paragraph
 from reports.findings import findings
-from reports.fits import fits
 from reports.limits import limits
 from reports.numbers import count, duration, listed, plural, power, short
 from reports.summary import best, floor, measured, rungs, runs_planned
@@ -54,12 +53,13 @@ def _answer(results: Results) -> list[Block]:
     remedies = [limit.remedy for limit in limits(results) if limit.remedy]
     change = "; ".join(remedies) + "." if remedies else "nothing that more runs of this study would add."
     change = change[:1].upper() + change[1:]
-    checked = fits_section.held_out_sentence(fits(results))
+    checked = fits_section.held_out_sentence(results)
     box = Box(
         (
             ("Question", (str(results.study.get("question", "")),)),
             ("Hypothesis", (str(results.study.get("hypothesis", "")),)),
-            ("Answer", (*answer, checked) if checked else answer),
+            *((("Prediction", (checked,)),) if checked else ()),
+            ("Answer", answer),
             ("What would change it", (change,)),
         )
     )
@@ -148,7 +148,11 @@ def _ledger(results: Results) -> list[Block]:
     else:
         blocks.append(paragraph("All ladder and ablation runs completed."))
     if len(trials):
-        blocks.append(Table(trials, "Trials of the learning-rate searches by outcome.", left=("Rung", "Verdict on the optimum")))
+        caption = (
+            "Trials of the learning-rate searches by outcome. Regret: the bowl's loss at the chosen rate over its minimum, nats per token; "
+            "0 where that is the rate chosen."
+        )
+        blocks.append(Table(trials, caption, left=("Rung", "Verdict on the optimum")))
         blocks.append(bullets([*_verdicts(results), *_broken(results), *searched_keys(results)]))
     return blocks
 

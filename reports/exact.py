@@ -12,10 +12,12 @@ import pandas as pd
 from harness.analysis.correlation import correlate, partial
 from harness.analysis.fit import Fit
 from harness.analysis.isoflop import Scaling
+from harness.held_out import Lock
 from harness.results import Results
 from reports import sampled
 from reports.fits import Fits, fits
 from reports.numbers import known
+from reports.repeats import Repeats
 from reports.summary import chosen, rungs
 from reports.together import sample_correlations
 from reports.training import training
@@ -32,7 +34,7 @@ def numbers(results: Results) -> dict[str, Any]:
     return {
         "study": results.study.get("study"),
         "rungs": [_rung(rung) for rung in rungs(results)],
-        "fits": _fits(found),
+        "fits": _fits(found, results.lock),
         "training": _rows(training(results)),
         "samples": {"measures": sampled.measures(results), "course": sampled.course(results)[1].drop(columns="texts")},
         "correlations": {"nll_top1": _nll_top1(results), "samples": _rows(sample_correlations(results))},
@@ -68,7 +70,7 @@ def _rung(rung: Any) -> dict[str, Any]:
     return {name: getattr(rung, name) for name in names} | {"keys": list(keys)}
 
 
-def _fits(found: Fits) -> dict[str, Any]:
+def _fits(found: Fits, lock: Lock) -> dict[str, Any]:
     noise = found.noise
     return {
         "refused": found.refused or None,
@@ -81,7 +83,8 @@ def _fits(found: Fits) -> dict[str, Any]:
         "cells": found.cells,
         "compute": found.compute,
         "moved": found.moved,
-        "held_out": found.largest,
+        "held_out": found.held,
+        "lock": lock,
         "rollouts": found.rollouts.table if found.rollouts else None,
         "seed_noise": None if noise is None else {name: getattr(noise, name) for name in ("relative", "low", "high", "dof", "warning")},
         "design": None if found.grid is None else {name: getattr(found.grid, name) for name in ("status", "condition", "reason", "add")},
@@ -89,12 +92,21 @@ def _fits(found: Fits) -> dict[str, Any]:
             "log-Huber": _fit(found.surface.log_huber), "VPNLS": _fit(found.surface.vpnls), "gap": found.surface.gap,
         },
         "profiles": {method: _scaling(scaling) for method, scaling in found.profiles.items()},
+        "bias": found.bias,
+        "unknown_rates": found.unknown_rates,
+        "repeats": None if found.repeats is None else _repeats(found.repeats),
     }  # fmt: skip
 
 
 def _fit(fitted: Fit) -> dict[str, Any]:
     names = ("status", "reason", "constants", "objective", "condition", "n", "n_runs", "level", "draws", "failed_draws")
     return {name: getattr(fitted, name) for name in names}
+
+
+def _repeats(again: Repeats) -> dict[str, Any]:
+    base = None if again.base is None else _fit(again.base)
+    about = {name: getattr(again, name) for name in ("repeating", "most", "why", "add")}
+    return about | {"keys": list(again.runs["key"]), "one_epoch": base, "fitted": again.fitted}
 
 
 def _scaling(scaling: Scaling) -> dict[str, Any]:

@@ -4,37 +4,37 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from harness.analysis.design import Design
-from harness.analysis.fit import Fit
 from harness.analysis.held_out import HeldOut
-from harness.analysis.isoflop import Scaling
-from harness.analysis.surface import allocation_interval
+from harness.held_out import Lock
 from harness.results import Results
-from reports.blocks import Block, Heading, Picture, Table, bullets, paragraph
+from reports import grid_section
+from reports.blocks import Block, Picture, Table, bullets, paragraph
 from reports.figures.specification import GROUPS
 from reports.fits import DRAWS, Fits, fits, why_excluded
-from reports.numbers import ALPHA, BETA, NOTHING, decimals_of, fixed, known, listed, plural, power, short
+from reports.numbers import ALPHA, NOTHING, bounded, decimals_of, fixed, known, listed, plural, sentence, short
 
 FORM = f"L = E + A / N^{ALPHA}"
 E_IN_WORDS = {"free": "free", "0": "fixed at 0", "floor": "fixed at the best possible"}
 COMPUTE_IN_WORDS = {"train_flops": "training FLOPs, counted", "six_nd": "6ND (parameters times tokens)"}
-GREEK = {"alpha": ALPHA, "beta": BETA, "a": "a"}
 
 
 def section(results: Results, picture: Picture | None) -> list[Block]:
     """All blocks of the section; `picture`: the specification curve, where there is one."""
     found = fits(results)
-    law = (*_held_out(found), *_law(found), *([picture] if picture else []), *_counted(found)) if not found.refused else ()
-    return [*(law or [_refused(found)]), bullets(_bounds_of(found)), *_surface(found), *_profiles(found)]
+    law = (*_law(found), *([picture] if picture else []), *_counted(found)) if not found.refused else (_refused(found),)
+    return [*_held_out(results), *law, bullets(_bounds_of(found)), *grid_section.section(found)]
 
 
 def _refused(found: Fits) -> Block:
+    if not found.add:
+        return paragraph(f"No law in size alone is fitted: {found.refused}.")
     return paragraph(f"No law is fitted, and no exponent given: {found.refused}. To add: {found.add}.")
 
 
-def held_out_sentence(found: Fits) -> str:
-    """The largest rung as the smaller ones predict it, against what was seen; empty without a law of them."""
-    held = found.largest
+def held_out_sentence(results: Results) -> str:
+    """The held-out rung as the smaller ones predict it, against what was seen, and when it was named; empty without a law of them."""
+    found = fits(results)
+    held = found.held
     if held is None or held.status == "no law":
         return ""
     digits = decimals_of((held.high - held.low) / 2, 3)
@@ -44,21 +44,33 @@ def held_out_sentence(found: Fits) -> str:
     return (
         f"Held out: the law of the {plural(held.fitted_sizes, 'smaller size')} predicts {expected} nats per token for "
         f"{_rung_of(found, held)}; {fixed(held.observed, digits)} was observed ({plural(held.runs, 'seed')}), {held.status} of the "
-        f"{100 * held.level:g} % interval: {error}{noise}."
+        f"{100 * held.level:g} % interval: {error}{noise}.{_when(results.lock, _rung_of(found, held))}"
     )
 
 
-def _held_out(found: Fits) -> Iterator[Block]:
-    said = held_out_sentence(found)
-    held, rolled = found.largest, found.rollouts
+def _when(lock: Lock, rung: str) -> str:
+    """Whether the rung was named before it was trained."""
+    if not lock.held:
+        named = f"the plan named {lock.then}" if lock.then else "the plan named none"
+        return f" It was chosen after its training had begun, when {named}: this is no prediction made beforehand."
+    if lock.rung and lock.rung != rung:
+        return f" The plan named {lock.rung}, which has no run in a fit; this is the largest that has."
+    return " The plan named it before it was trained." if lock.then else ""
+
+
+def _held_out(results: Results) -> Iterator[Block]:
+    found, said = fits(results), held_out_sentence(results)
+    held, rolled = found.held, found.rollouts
     if not said:
-        why = held.reason if held else "there is no largest size"
-        yield paragraph(
-            f"The largest size could not be held out: {why}. So nothing here was checked against a size that the law had not seen."
-        )
+        if rolled is None:
+            return
+        no_size = "the study holds none out (analysis.held_out: none)" if not results.lock.rung else "the one named has no run in a fit"
+        why = held.reason if held else no_size
+        yield paragraph(f"No size was held out: {why}. So nothing here was checked against a size that the law had not seen.")
         return
     choice = "at the best possible loss" if found.fixed else "free"
-    yield paragraph(f"{said} The law has E {choice}, as decided by rule before the fit.")
+    form = " of parameters and tokens" if found.refused else ""
+    yield paragraph(f"{said} The law{form} has E {choice}, as decided by rule before the fit.")
     if rolled and len(rolled.rungs) > 1:
         caption = (
             f"Each size against the law of all smaller ones, nats per token: {rolled.covered} of {rolled.judged} observed means lie inside "
@@ -81,7 +93,7 @@ def _rollout_table(found: Fits) -> pd.DataFrame:
             {
                 "Rung": _rung_of(found, held),
                 "Smaller sizes": str(held.fitted_sizes),
-                "Predicted": _bracket(held.predicted, held.low, held.high, digits),
+                "Predicted": bounded(held.predicted, held.low, held.high, digits),
                 "Observed": fixed(held.observed, digits),
                 "Error": fixed(held.error, digits),
                 "In seed noise": fixed(held.in_noise, 1),
@@ -131,12 +143,7 @@ def _law_table(laws: pd.DataFrame) -> pd.DataFrame:
 
 def _constant(row: pd.Series, name: str, default: int) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return _bracket(row[name], low, high, decimals_of((high - low) / 2, default))
-
-
-def _bracket(value: float, low: float, high: float, digits: int) -> str:
-    bounds = f" [{fixed(low, digits)}, {fixed(high, digits)}]" if known(low) and known(high) else ""
-    return fixed(value, digits) + bounds
+    return bounded(row[name], low, high, decimals_of((high - low) / 2, default))
 
 
 def _floor(found: Fits) -> Iterator[Block]:
@@ -165,7 +172,7 @@ def _counted(found: Fits) -> Iterator[Block]:
         for E in (E for E in E_IN_WORDS if E in values.index):
             value, low, high = (float(values[name].loc[E]) for name in ("value", "low", "high"))
             status = str(values["status"].loc[E])
-            row[f"E {E_IN_WORDS[E]}"] = _bracket(value, low, high, decimals_of((high - low) / 2, 3)) if status == "converged" else status
+            row[f"E {E_IN_WORDS[E]}"] = bounded(value, low, high, decimals_of((high - low) / 2, 3)) if status == "converged" else status
         rows.append(row)
     caption = "The exponent by what is counted, all sizes, log-Huber. The exponent of FLOPs is another number than that of parameters."
     yield Table(pd.DataFrame(rows), caption, left=("Counted",))
@@ -180,104 +187,30 @@ def _counted(found: Fits) -> Iterator[Block]:
         )
 
 
-def _surface(found: Fits) -> Iterator[Block]:
-    yield Heading("Size and data together", 2)
-    if found.surface is None:
-        why = found.refused or (_unidentified(found.grid) if found.grid else "there are no runs")
-        yield paragraph(f"No surface in parameters and tokens is fitted: {why}.")
-        return
-    both = {"log-Huber": found.surface.log_huber, "VPNLS": found.surface.vpnls}
-    caption = (
-        f"L = E + A / N^{ALPHA} + B / D^{BETA} by two estimators, {plural(both['VPNLS'].n_runs, 'run')}; N* grows as C^a. Intervals: "
-        f"2.5 and 97.5 percentiles over {both['VPNLS'].draws:,} bootstraps of runs."
-    )
-    yield Table(_surface_table(both), caption, left=("Constant",))
-    gap = found.surface.gap
-    if gap:
-        which = listed([GREEK.get(name, name) for name in gap])
-        yield paragraph(f"The estimators disagree on {which}, beyond each other's interval: the form or the noise is not as assumed.")
-    elif all(fitted.is_usable for fitted in both.values()):
-        yield paragraph("Each estimate lies in the other's interval.")
-    yield from (paragraph(_sentence(text)) for text in (found.grid.coverage.warnings if found.grid else ()))
-
-
-def _unidentified(grid: Design) -> str:
-    """Why no surface can be fitted, and the cheapest runs that would change it."""
-    if grid.status == "identified":
-        return "the study asks for no grid of sizes and budgets"
-    why = f"{ALPHA} and {BETA} can't both be told from these runs (condition number {power(grid.condition)}, over 1e4)"
-    if grid.add.empty:
-        return f"{why}; it needs other sizes and budgets altogether"
-    runs = listed([f"{short(n)} parameters on {short(d)} tokens" for n, d in grid.add.itertuples(index=False)])
-    return f"{why}. To add: {runs} (condition then {power(grid.condition_then)})"
-
-
-def _surface_table(both: dict[str, Fit]) -> pd.DataFrame:
-    names = ("E", "A", "alpha", "B", "beta")
-    rows: list[dict[str, str]] = []
-    for name in names:
-        row = {"Constant": GREEK.get(name, name)}
-        for estimator, fitted in both.items():
-            constant = fitted.constants[name]
-            digits = decimals_of((constant.high - constant.low) / 2, 3)
-            row[estimator] = _bracket(constant.value, constant.low, constant.high, digits)
-        rows.append(row)
-    shares = {estimator: allocation_interval(fitted) for estimator, fitted in both.items()}
-    rows.append({"Constant": "a"} | {e: _bracket(v, low, high, decimals_of((high - low) / 2, 3)) for e, (v, low, high) in shares.items()})
-    rows.append({"Constant": "Status"} | {e: f.status for e, f in both.items()})
-    return pd.DataFrame(rows)
-
-
-def _profiles(found: Fits) -> Iterator[Block]:
-    if not found.profiles:
-        return
-    yield Heading("Profiles at equal compute", 2)
-    rows = [row for method, scaling in found.profiles.items() for row in _profile_rows(method, scaling)]
-    caption = "The size of least loss at each compute budget. An optimum at the end of its sizes is censored and enters no law."
-    yield Table(pd.DataFrame(rows), caption, left=("Method", "Verdict"))
-    for method, scaling in found.profiles.items():
-        if scaling.status != "fitted":
-            yield paragraph(f"By {method} no law of the optimum: {scaling.reason}.")
-            continue
-        a, b = (_bracket(c.value, c.low, c.high, decimals_of((c.high - c.low) / 2, 3)) for c in (scaling.a, scaling.b))
-        yield paragraph(
-            f"By {method}: N* grows as C^a with a = {a}, D* as C^b with b = {b}; their sum is {fixed(scaling.total, 3)} ({scaling.reason})."
-        )
-
-
-def _profile_rows(method: str, scaling: Scaling) -> Iterator[dict[str, str]]:
-    for profile in scaling.profiles:
-        yield {
-            "Method": method,
-            "FLOPs": power(profile.flops),
-            "Runs": str(profile.n),
-            "Best size": short(profile.n_params),
-            "Best tokens": short(profile.train_tokens),
-            "Loss there": fixed(profile.loss, 3),
-            "Verdict": profile.status if not profile.reason else f"{profile.status}: {profile.reason}",
-        }
-
-
 def _bounds_of(found: Fits) -> list[str]:
     """What the intervals hold and what they leave out."""
     noise = found.noise
     lines = []
     if noise and known(noise.relative):
         reach = f"[{fixed(100 * noise.low, 2)}, {fixed(100 * noise.high, 2)}]"
-        few = f" {_sentence(noise.warning)}" if noise.warning else ""
+        few = f" {sentence(noise.warning)}" if noise.warning else ""
         lines.append(
             f"Seed noise is {fixed(100 * noise.relative, 2)} % {reach} of the loss, pooled over rungs ({plural(noise.dof, 'degree')} of "
             f"freedom); it enters the intervals through the runs that are drawn.{few}"
         )
     elif noise:
         lines.append(f"Seed noise is not known: {noise.warning}.")
-    if not found.refused:
+    if found.rollouts is not None:
         lines.append(
-            "The intervals of the curve, of predictions and of surfaces do not hold the error of the chosen learning rates. None holds "
-            "that of the choice of test texts."
+            "All intervals of laws, predictions and profiles hold the error of the chosen learning rates, as one that all runs of a rung "
+            f"share, taken from the bowls of the searches.{_unknown(found)} None holds that of the choice of test texts."
         )
     return lines or ["No run may enter a fit yet."]
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _unknown(found: Fits) -> str:
+    rungs = list(found.unknown_rates)
+    if not rungs:
+        return ""
+    them = "it" if len(rungs) == 1 else "them"
+    return f" Of {listed(rungs)} that error is not known, since no search gave {them} an interval: there it is missing."

@@ -149,32 +149,43 @@ def _no_law(results: Results) -> Limit | None:
     found = fits(results)
     if not found.refused:
         return None
-    return Limit("no law", f"No law of the loss is fitted: {found.refused}.", f"for a law, {found.add}")
+    kind = "of the loss" if found.add else "in size alone"
+    return Limit("no law", f"No law {kind} is fitted: {found.refused}.", f"for a law, {found.add}" if found.add else "")
 
 
 def _unchecked(results: Results) -> Limit | None:
-    held = fits(results).largest
+    held = fits(results).held
     if held is None or held.status != "no law":
         return None
     return Limit("unchecked", f"No law was checked on a size that it had not seen: {held.reason}.", "a further size for the held-out check")
 
 
+def _unlocked(results: Results) -> Limit | None:
+    """The held-out rung was named when its runs could be known."""
+    lock = results.lock
+    if lock.held or not lock.rung or fits(results).held is None:
+        return None
+    was = lock.then or "none"
+    text = f"The held-out rung was changed after training: {was} was named when {lock.rung} was trained. Its check is no prediction."
+    return Limit("unlocked", text, "a new size, named before it is trained")
+
+
 def _far(results: Results) -> Limit | None:
     """The held-out rung lies over a decade past the sizes that predict it."""
     found = fits(results)
-    if found.largest is None or found.largest.status == "no law":
+    if found.held is None or found.held.status == "no law":
         return None
-    largest = found.ladder["n_params"] == found.largest.n_params
-    smaller, rung = found.ladder[~largest], found.ladder[largest]
+    smaller = found.ladder[found.ladder["n_params"] < found.held.n_params]
+    rung = found.ladder[found.ladder["n_params"] == found.held.n_params]
     tokens = smaller["train_tokens"].to_numpy(float)
-    far = extrapolation(smaller["n_params"].to_numpy(float), tokens, found.largest.n_params, float(rung["train_tokens"].mean()))
+    far = extrapolation(smaller["n_params"].to_numpy(float), tokens, found.held.n_params, float(rung["train_tokens"].mean()))
     return Limit("extrapolation", f"The held-out prediction {far}.", "a size in between") if far else None
 
 
 def _reach(results: Results) -> Limit | None:
     """What a law rests on, where that is little."""
     found = fits(results)
-    if found.refused or found.grid is None or found.surface is None or not found.grid.coverage.warnings:
+    if found.grid is None or found.surface is None or not found.grid.coverage.warnings:
         return None
     return Limit("grid", f"The surface rests on little: {'; '.join(found.grid.coverage.warnings)}.", "a wider grid of sizes and budgets")
 
@@ -218,5 +229,5 @@ def _one_data_set(results: Results) -> Limit:
 
 RULES: tuple[Callable[[Results], Limit | None], ...] = (
     _few_seeds, _few_sizes, _edge, _unresolved, _skipped, _cut, _still_falling, _stuck, _families, _test_texts, _default_once, _repeats,
-    _no_law, _unchecked, _far, _reach, _improving, _overfitting, _distance, _one_data_set,
+    _no_law, _unchecked, _unlocked, _far, _reach, _improving, _overfitting, _distance, _one_data_set,
 )  # fmt: skip

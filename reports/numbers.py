@@ -102,6 +102,17 @@ def bracketed(interval: Interval, decimals: int) -> str:
     return f"{mean} [{fixed(interval.low, decimals)}, {fixed(interval.high, decimals)}]"
 
 
+def bounded(value: float, low: float, high: float, decimals: int) -> str:
+    """0.21 [0.18, 0.24], or the value alone where its bounds are not known."""
+    bounds = f" [{fixed(low, decimals)}, {fixed(high, decimals)}]" if known(low) and known(high) else ""
+    return fixed(value, decimals) + bounds
+
+
+def sentence(text: str) -> str:
+    """A reason as a sentence of its own."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def times_hundred(interval: Interval) -> Interval:
     """A fraction's interval in per cent."""
     return Interval(interval.mean * 100, interval.low * 100, interval.high * 100, interval.n)

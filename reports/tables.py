@@ -245,8 +245,8 @@ def trial_table(results: Results) -> pd.DataFrame:
     rows = []
     for _, search in results.searches.sort_values("n_params").iterrows():
         counts = {word.capitalize(): count(search[word]) for word in ("trials", "completed", "pruned", "diverged", "failed")}
-        highest = {"Highest rate that trained": power(search["highest_stable_lr"]), "Verdict on the optimum": str(search["lr_status"])}
-        rows.append({"Rung": search["rung"]} | counts | highest)
+        highest = {"Highest rate that trained": power(search["highest_stable_lr"]), "Regret": fixed(search["regret"], 3)}
+        rows.append({"Rung": search["rung"]} | counts | highest | {"Verdict on the optimum": str(search["lr_status"])})
     return pd.DataFrame(rows)
 
 

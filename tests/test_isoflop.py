@@ -42,6 +42,12 @@ def test_the_bias_of_a_studys_own_grid() -> None:
     assert found["n"].tolist() == [15] * 5 + [3]
 
 
+def test_the_bias_does_not_depend_on_how_flops_are_counted() -> None:
+    # The same runs, were each parameter and token counted at 9 FLOPs instead of 6: the budget is larger, the optimum the same.
+    found = grid_bias(profiles(8).assign(train_flops=lambda runs: 1.5 * runs["train_flops"]), TRUTH)
+    assert found["bias"].tolist() == pytest.approx([-0.02903] * 5, abs=5e-6)
+
+
 def test_akima_has_far_less_bias() -> None:
     found = fit_isoflop(profiles(8), method="akima", n_draws=0)
     assert abs(found.at(1e24)[1] / optimum(TRUTH, 1e24)[1] - 1) < 0.005

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.held_out import Lock, held_out_rung
 from harness.journal import Event, Journal, read
 from harness.plan import Plan
 from harness.record import Record
@@ -314,3 +315,50 @@ def test_events_that_are_not_known_are_passed_over(writer: Writer) -> None:
     writer.note("from_a_later_version", key="x", what=json.loads("[1]"))
     after = writer.record()
     assert replace(after, last_time=before.last_time) == before
+
+
+def name_held_out(writer: Writer, rung: str) -> None:
+    """The study's file as it stands after somebody has named another rung."""
+    writer.note("study", study=STUDY.model_dump(mode="json") | {"analysis": {"held_out": rung}})
+
+
+def test_the_held_out_rung_is_the_one_that_stood_in_the_plan_when_its_first_run_began(writer: Writer) -> None:
+    largest = PLAN.kept[-1].rung
+    writer.train(TRIAL)
+    assert writer.record().lock() == Lock(largest) and writer.record().lock().held
+    measured = replace(LADDER, rung=largest)
+    writer.train(measured)
+    assert writer.results().lock == Lock(largest, largest)
+    name_held_out(writer, LADDER.rung)
+    assert writer.record().lock().held
+    writer.train(SECOND)
+    assert writer.record().lock() == Lock(LADDER.rung, LADDER.rung)
+    name_held_out(writer, "none")
+    assert writer.record().lock() == Lock("") and held_out_rung(writer.record().study, writer.record().plan) == ""
+
+
+def test_a_held_out_rung_that_is_changed_after_its_training_is_known_as_such(writer: Writer) -> None:
+    writer.train(LADDER)
+    name_held_out(writer, LADDER.rung)
+    lock = writer.record().lock()
+    assert lock == Lock(LADDER.rung, PLAN.kept[-1].rung) and not lock.held
+    # Also where the study is planned anew: what stood there when the run began is history.
+    writer.plan()
+    name_held_out(writer, LADDER.rung)
+    writer.train(SECOND)
+    assert not writer.record().lock().held
+
+
+def test_a_ladder_that_grows_has_its_new_largest_rung_held_out_before_it_is_trained(writer: Writer) -> None:
+    writer.plan(replace(PLAN, rungs=PLAN.kept[:1]))
+    writer.train(LADDER)
+    assert writer.record().lock() == Lock(LADDER.rung, LADDER.rung)
+    writer.plan()
+    assert writer.record().lock() == Lock(PLAN.kept[-1].rung) and writer.record().lock().held
+
+
+def test_to_take_the_largest_rung_away_makes_no_prediction_of_a_smaller_one(writer: Writer) -> None:
+    assert len(PLAN.kept) > 1
+    writer.train(LADDER)
+    writer.plan(replace(PLAN, rungs=PLAN.kept[:1]))
+    assert writer.record().lock() == Lock(LADDER.rung, PLAN.kept[-1].rung) and not writer.record().lock().held

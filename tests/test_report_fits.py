@@ -9,6 +9,7 @@ import pytest
 
 from harness import plugins
 from harness.analysis.power_law import fit_power_laws
+from harness.analysis.rate_error import shared_by_rung
 from harness.results import Results
 from reports import contents, exact, markdown
 from reports.document import FIGURES
@@ -44,32 +45,38 @@ def test_the_law_recovers_the_constants_that_the_losses_were_made_from() -> None
     assert abs(laws.loc["0", "alpha"] - 0.2) > 0.1
 
 
-def test_the_error_of_the_chosen_rates_widens_the_intervals_and_leaves_the_estimate() -> None:
+def test_the_error_of_the_chosen_rates_is_in_the_intervals_and_leaves_the_estimate() -> None:
     found = fits(EIGHT)
     alone = fit_power_laws(found.ladder, "n_params", floor=found.floor)
-    assert list(alone["alpha"]) == list(found.laws["alpha"])
+    shared = fit_power_laws(found.ladder, "n_params", floor=found.floor, shared=shared_by_rung(found.ladder))
+    assert list(alone["alpha"]) == list(found.laws["alpha"]) and (found.ladder["rate_error"] > 0).any()
+    assert list(shared["alpha_low"]) == list(found.laws["alpha_low"])
     wider = (found.laws["alpha_high"] - found.laws["alpha_low"]) / (alone["alpha_high"] - alone["alpha_low"])
     # With E = 0 the form is wrong: what it misses outweighs the rates by far.
-    assert (wider > 1).all() and (wider[found.laws["irreducible"] != "0"] > 1.2).all()
+    assert (wider[found.laws["irreducible"] != "0"] > 1.1).all()
+    cell = found.cells[(found.cells["exclusion"] == "none") & (found.cells["estimator"] == "log-Huber") & (found.cells["x"] == "n_params")]
+    assert cell["value"].tolist() == pytest.approx(found.laws["alpha"].tolist())
+    assert set(found.unknown_rates) == set(found.ladder[found.ladder["rate_error"] == 0]["rung"])
+    assert ("that error is not known" in text_of(EIGHT)) == bool(found.unknown_rates)
 
 
 def test_without_a_known_floor_no_law_is_fixed_there() -> None:
     found = fits(synthetic_results(8, floor=False))
     assert set(found.laws["irreducible"]) == {"free", "0"} and not found.fixed
     # Three sizes and three constants leave nothing to predict the fourth with.
-    assert found.largest is not None and found.largest.status == "no law"
+    assert found.held is not None and found.held.status == "no law"
     assert "unchecked" in rules(synthetic_results(8, floor=False)) and "unchecked" not in rules(EIGHT)
 
 
 def test_the_held_out_rung_opens_the_section_and_stands_in_the_answer() -> None:
-    said = held_out_sentence(fits(EIGHT))
+    said = held_out_sentence(EIGHT)
     assert "inside of the 95 % interval" in said and "10M-assignment" in said
     text = text_of(EIGHT)
     answer, section = text.split("## 2 ")[0], text.split("## 6 ")[1]
     assert said in answer and section.split("\n\n")[1].startswith(said)
     worse = (EIGHT.runs["rung"] == "10M-assignment") & (EIGHT.runs["stage"] == "ladder")
     moved = replace(EIGHT, runs=EIGHT.runs.assign(test_loss=EIGHT.runs["test_loss"] + 0.05 * worse))
-    assert "outside of the 95 % interval" in held_out_sentence(fits(moved))
+    assert "outside of the 95 % interval" in held_out_sentence(moved)
 
 
 def test_too_few_sizes_and_repeated_data_are_refused_with_what_to_add() -> None:
@@ -83,6 +90,20 @@ def test_too_few_sizes_and_repeated_data_are_refused_with_what_to_add() -> None:
         assert "no exponent given" in text and "no law" in rules(results)
         assert "for a law, " in text.split("What would change it")[1].split("##")[0]
     assert "no law" not in rules(EIGHT)
+
+
+def test_the_curve_is_shown_with_runs_that_diverged_and_without_those_that_are_stuck() -> None:
+    assert set(fits(EIGHT).cells["exclusion"]) == {"none", "smallest size", "largest size"}
+    tuned = (EIGHT.runs["stage"] == "ladder") & (EIGHT.runs["lr_source"] == "tuned") & (EIGHT.runs["family"] == fits(EIGHT).family)
+    diverged, lost = EIGHT.runs.index[tuned][0], EIGHT.runs.index[tuned][4]
+    runs = EIGHT.runs.copy()
+    runs.loc[diverged, ["status", "test_loss"]] = ["diverged", 2.5]
+    runs.loc[lost, ["val_loss", "test_loss"]] = 2.9
+    found = fits(replace(EIGHT, runs=runs))
+    n = found.cells.groupby("exclusion")["n"].max()
+    assert (n["with diverged runs"], n["none"], n["stuck runs"]) == (tuned.sum(), tuned.sum() - 1, tuned.sum() - 2)
+    words = set(plugins.load(FIGURES, "specification", "figure").prepare(replace(EIGHT, runs=runs))["exclusion"])
+    assert {"with diverged runs", "without stuck runs"} <= words
 
 
 def test_the_specification_curve_shows_every_fit_that_has_a_number_in_order() -> None:

@@ -181,6 +181,8 @@ REFUSED: list[tuple[str, str, str]] = [
     ("within.cpu=0m", "within.cpu", "must be a duration"),
     ("within.cpu=''", "within.cpu", "must be a duration"),
     ("within.gpu=5m", "within.gpu", "unknown key. Did you mean within.cpu?"),
+    ("analysis.held_out=3M", "analysis.held_out", "3M is no rung of this study; there are 20k, "),
+    ("analysis.held_out=null", "analysis.held_out", "must be"),
     ("report.formats=[html]", "report.formats.0", "must be md or pdf, not 'html'"),
 ]
 

@@ -52,6 +52,17 @@ def test_runs_that_did_not_end_well_or_are_of_another_family_have_their_reason(r
     assert reasons[ladder[2]].startswith("family other; the fit is of ")
 
 
+def test_a_run_that_left_a_falling_schedule_early_is_not_read_in_the_middle_of_it(results: Results) -> None:
+    runs = results.runs.copy()
+    ladder = list(runs.index[(runs["stage"] == "ladder") & (runs["lr_source"] != "default")])
+    assert (runs.loc[ladder, "schedule"] == "constant").all() and (runs.loc[ladder, "steps"] == runs.loc[ladder, "planned_steps"]).all()
+    runs.loc[ladder[0], "steps"] = 7.0
+    assert ladder[0] in select(runs).runs.index
+    found = select(runs.assign(schedule="cosine"))
+    assert found.excluded["reason"][ladder[0]] == "stopped at step 7 of 16 of a cosine schedule: it was never finished"
+    assert ladder[1] in found.runs.index
+
+
 def test_rungs_are_means_over_seeds_whose_tokens_differ_a_little() -> None:
     tokens = [1000.0, 1010, 1005, 2000, 2010, 4000]
     losses = [3.0, 3.2, 3.1, 2.5, 2.7, 2.0]

@@ -15,10 +15,24 @@ ATTEMPTS = 50
 
 @dataclass(frozen=True, eq=False)
 class Shared:
-    """An error that points of one group share, such as a rung's learning rate that isn't quite the best: see `replicates`."""
+    """An excess of the loss that points of one group share, such as that of a rung's learning rate which isn't quite the best.
+
+    It is `sigma` (the root of its mean square) / sqrt(3) times the square of a standard normal number, so never negative. Both (N,).
+    """
 
     group: np.ndarray
     sigma: np.ndarray
+
+    def draws(self, n_draws: int, seed: int) -> np.ndarray:
+        """(R, N) what losses would be lower without it, drawn once a replicate for each group, in the loss's units.
+
+        The draw of runs moves a group of k runs by 1 / k of its excess' variance already; only the rest of it is added.
+        """
+        _, group, runs = np.unique(self.group, return_inverse=True, return_counts=True)
+        squares = np.random.default_rng([seed, 1]).normal(size=(n_draws, runs.size)) ** 2
+        excess = 1 + np.sqrt(1 - 1 / runs) * (squares - 1)
+        drawn: np.ndarray = excess[:, group] * self.sigma / np.sqrt(3)
+        return drawn
 
 
 def replicates(data: Points, n_draws: int, seed: int) -> np.ndarray:
@@ -48,13 +62,10 @@ def _places(drawn_RN: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def shaken(data: Points, shared: Shared | None, n_draws: int, seed: int) -> np.ndarray | None:
-    """(R, N) losses with an error drawn once for each group, in scaled units; None where there is no such error."""
+    """(R, N) losses without an excess that is drawn once for each group, in scaled units; None where there is none."""
     if shared is None:
         return None
-    rng = np.random.default_rng([seed, 1])
-    group = np.unique(shared.group, return_inverse=True)[1]
-    drawn = rng.normal(size=(n_draws, int(group.max()) + 1))[:, group] * shared.sigma / data.scale
-    losses: np.ndarray = np.maximum(data.y + drawn, 1e-3 * data.y)
+    losses: np.ndarray = np.maximum(data.y - shared.draws(n_draws, seed) / data.scale, 1e-3 * data.y)
     return losses
 
 

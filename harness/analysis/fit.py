@@ -93,8 +93,17 @@ class Fit:
         """The estimate as a law."""
         return law(self.theta, self.data) if self.is_usable else law(np.full(1 + 2 * self.data.terms, NAN), self.data)
 
-    def predict(self, *variables: float, runs: int = 1, seed: int = 0) -> Prediction:
-        """The mean loss of so many further runs at these values, with both the law's uncertainty and the runs' scatter."""
+    @property
+    def laws(self) -> list[Law]:
+        """The replicates as laws: what else the estimate might have been."""
+        return [law(theta, self.data) for theta in self.replicates]
+
+    def predict(self, *variables: float, runs: int = 1, seed: int = 0, excess: float = 0.0) -> Prediction:
+        """The mean loss of so many further runs at these values, with both the law's uncertainty and the runs' scatter.
+
+        Args:
+            excess: root of the mean square of one that those runs share (`bootstrap.Shared`), in the loss's units.
+        """
         if not self.is_usable:
             return Prediction(NAN, NAN, NAN)
         x = (np.log(np.array([variables], float)) - self.data.centre).reshape(1, -1)
@@ -102,6 +111,7 @@ class Fit:
         rng, scatter = np.random.default_rng([seed, 2]), self.scatter
         noise = rng.choice(scatter, size=(len(self.replicates), runs)).mean(axis=1)
         drawn = predicted(self.replicates, x)[:, 0] * self.data.scale * np.exp(noise)
+        drawn = drawn + excess / np.sqrt(3) * rng.normal(size=len(drawn)) ** 2
         low, high = _percentiles(drawn[:, None], self.level)
         return Prediction(expected, float(low[0]), float(high[0]))
 
@@ -126,7 +136,7 @@ def fit(
 
     Args:
         n_draws: bootstrap replicates over runs; 0 for none, then the bounds are NaN.
-        shared: an error of the losses besides, which points of one group share, such as an untuned learning rate.
+        shared: an excess of the losses that points of one group share, such as that of a learning rate which isn't quite the best.
     """
     lacking = _too_few(data)
     if lacking:

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy import interpolate
 
 from harness.analysis.additive import Law
+from harness.analysis.bootstrap import Shared
 from harness.analysis.fit import Constant
 from harness.analysis.levels import levels
 from harness.analysis.surface import optimum
@@ -76,34 +77,42 @@ def budgets(flops: np.ndarray) -> np.ndarray:
 
 
 def fit_isoflop(
-    runs: pd.DataFrame, loss: str = "test_loss", method: Method = "parabola", n_draws: int = 1000, seed: int = 0, level: float = 0.95
+    runs: pd.DataFrame,
+    loss: str = "test_loss",
+    method: Method = "parabola",
+    n_draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    shared: Shared | None = None,
 ) -> Scaling:
     """Profiles and their laws, with percentile intervals by a bootstrap over the runs of each budget.
 
     Args:
         runs: columns n_params, train_tokens, train_flops and the loss; a row a run.
+        shared: see `harness.analysis.fit.fit`.
     """
-    budget = budgets(runs["train_flops"].to_numpy(float))
-    groups = [runs[budget == i].sort_values("n_params") for i in range(budget.max() + 1)]
-    profiles = tuple(_profile(_arrays(group, loss), method) for group in groups)
+    budget, table = budgets(runs["train_flops"].to_numpy(float)), _arrays(runs, loss)
+    order = np.argsort(table[0], kind="stable")
+    places = [order[budget[order] == i] for i in range(budget.max() + 1)]
+    profiles = tuple(_profile(table[:, place], method) for place in places)
     resolved = [p for p in profiles if p.status == "resolved"]
     if len(resolved) < LEAST_BUDGETS:
         why = f"{len(resolved)} of {len(profiles)} budgets have their optimum inside their grid; a law needs {LEAST_BUDGETS}"
         nothing = Constant(NAN, NAN, NAN)
         return Scaling(method, "too few", why, nothing, nothing, NAN, profiles, (NAN, NAN), (NAN, NAN), level, 0)
     log_n, log_d = (_line(resolved, name) for name in ("n_params", "train_tokens"))
-    kept = [group for group, p in zip(groups, profiles, strict=True) if p.status == "resolved"]
-    draws = _bootstrap([_arrays(group, loss) for group in kept], method, n_draws, seed)
+    kept = [place for place, p in zip(places, profiles, strict=True) if p.status == "resolved"]
+    draws = _bootstrap(table, kept, method, n_draws, seed, shared)
     bounds = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0) if len(draws) else np.full((2, 2), NAN)
     why = f"{len(resolved)} of {len(profiles)} budgets, {len(draws)} of {n_draws} bootstraps resolved as many as a law needs"
     a, b = (Constant(line[0], float(low), float(high)) for line, (low, high) in zip((log_n, log_d), bounds.T, strict=True))
     return Scaling(method, "fitted", why, a, b, a.value + b.value, profiles, log_n, log_d, level, len(draws))
 
 
-def _arrays(group: pd.DataFrame, loss: str) -> np.ndarray:
+def _arrays(runs: pd.DataFrame, loss: str) -> np.ndarray:
     """(4, n): log N, log D, log C and loss."""
-    logs = np.log(group[["n_params", "train_tokens", "train_flops"]].to_numpy(float)).T
-    return np.vstack([logs, group[loss].to_numpy(float)])
+    logs = np.log(runs[["n_params", "train_tokens", "train_flops"]].to_numpy(float)).T
+    return np.vstack([logs, runs[loss].to_numpy(float)])
 
 
 def _profile(runs: np.ndarray, method: Method) -> Profile:
@@ -152,11 +161,15 @@ def _line(profiles: Sequence[Profile], name: str) -> tuple[float, float]:
     return float(slope), float(level - slope * x.mean())
 
 
-def _bootstrap(groups: Sequence[np.ndarray], method: Method, n_draws: int, seed: int) -> np.ndarray:
+def _bootstrap(
+    table: np.ndarray, places: Sequence[np.ndarray], method: Method, n_draws: int, seed: int, shared: Shared | None
+) -> np.ndarray:
     """(R, 2) exponents of N* and D*; draws in which too few budgets have an optimum inside their grid are left out."""
     rng, found = np.random.default_rng(seed), []
-    for _ in range(n_draws):
-        profiles = [_profile(group[:, rng.integers(group.shape[1], size=group.shape[1])], method) for group in groups]
+    excess = np.zeros((n_draws, table.shape[1])) if shared is None else shared.draws(n_draws, seed)
+    for one in excess:
+        shaken = np.vstack([table[:3], table[3] - one])
+        profiles = [_profile(shaken[:, rng.choice(place, place.size)], method) for place in places]
         resolved = [p for p in profiles if p.status == "resolved"]
         if len(resolved) >= LEAST_BUDGETS:
             found.append([_line(resolved, "n_params")[0], _line(resolved, "train_tokens")[0]])
@@ -182,13 +195,15 @@ def grid_bias(runs: pd.DataFrame, law: Law) -> pd.DataFrame:
     """The bias that a parabola has on the grid of these runs, were `law` true: columns flops, n, and `bias`, D over the true D* minus 1.
 
     Args:
-        runs: columns train_tokens and train_flops. law: a surface, such as the one fitted to them.
+        runs: columns n_params, train_tokens and train_flops. law: a surface, such as the one fitted to them. FLOPs of a parameter and token
+            are taken as the mean over a budget's runs; where they change with size, the closed form holds nearly.
     """
     budget, rows = budgets(runs["train_flops"].to_numpy(float)), []
     for i in range(budget.max() + 1):
         group = runs[budget == i]
         flops = float(np.exp(np.log(group["train_flops"]).mean()))
-        distance = np.log(group["train_tokens"].to_numpy(float) / optimum(law, flops)[1])
+        each = float(np.exp(np.log(group["train_flops"] / group["n_params"] / group["train_tokens"]).mean()))
+        distance = np.log(group["train_tokens"].to_numpy(float) / optimum(law, flops, each)[1])
         enough = len(np.unique(distance)) >= LEAST_POINTS["parabola"]
         bias = np.expm1(parabola_bias(distance, *law.exponents)) if enough else NAN
         rows.append({"flops": flops, "n": len(group), "bias": float(bias)})

@@ -73,12 +73,15 @@ class RepetitionFit:
     n: int
 
 
-def fit_repetition(runs: pd.DataFrame, law: Law, loss: str = "test_loss", n_draws: int = 200, seed: int = 0) -> RepetitionFit:
+def fit_repetition(
+    runs: pd.DataFrame, law: Law, loss: str = "test_loss", n_draws: int = 200, seed: int = 0, laws: Sequence[Law] = ()
+) -> RepetitionFit:
     """R_D and R_N by log-Huber, with a given one-epoch law.
 
     Args:
         runs: columns n_params, train_tokens, unique_tokens and the loss; those with one epoch say nothing and are allowed.
-        law: of runs without repeats. Its uncertainty is not in the intervals.
+        law: of runs without repeats. laws: what else it might have been, one for each replicate in turn; without them its uncertainty is
+            not in the intervals.
     """
     table = runs[["n_params", "train_tokens", "unique_tokens", loss]].to_numpy(float)
     epochs = table[:, 1] / table[:, 2]
@@ -88,7 +91,7 @@ def fit_repetition(runs: pd.DataFrame, law: Law, loss: str = "test_loss", n_draw
     found = [_minimise(table, law, np.log([r, r]), np.ones(len(table))) for r in STARTS]
     best = min(found, key=lambda one: one[1])
     agreeing = sum(bool(np.abs(one[0] - best[0]).max() < SAME) for one in found)
-    drawn = _bootstrap(table, law, best[0], n_draws, seed)
+    drawn = _bootstrap(table, laws or [law], best[0], n_draws, seed)
     bounds = np.quantile(drawn, [0.025, 0.975], axis=0) if n_draws else np.full((2, 2), NAN)
     r_d, r_n = (Constant(float(np.exp(v)), float(low), float(high)) for v, (low, high) in zip(best[0], bounds.T, strict=True))
     if agreeing < 2:
@@ -114,7 +117,8 @@ def _minimise(table: np.ndarray, law: Law, start: np.ndarray, weights: np.ndarra
     return found.x, float(found.fun) * DELTA
 
 
-def _bootstrap(table: np.ndarray, law: Law, start: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
+def _bootstrap(table: np.ndarray, laws: Sequence[Law], start: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
     rng, size = np.random.default_rng(seed), len(table)
     counts = rng.multinomial(size, np.full(size, 1 / size), n_draws).astype(float)
-    return np.array([np.exp(_minimise(table, law, start, count)[0]) for count in counts]).reshape(-1, 2)
+    drawn = [np.exp(_minimise(table, laws[i % len(laws)], start, count)[0]) for i, count in enumerate(counts)]
+    return np.array(drawn).reshape(-1, 2)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness.analysis.fit import Estimator, Fit
 from harness.analysis.power_law import fit_power_law, row
+from harness.analysis.rate_error import SharedOf
 from harness.analysis.surface import ESTIMATORS, Columns, allocation_interval, fit_one
 
 CHOICES = ["x", "estimator", "irreducible", "exclusion"]
@@ -57,8 +58,9 @@ def curve(
     run: str | None = None,
     n_draws: int = 200,
     seed: int = 0,
+    shared: SharedOf | None = None,
 ) -> pd.DataFrame:
-    """The exponent of L = E + A / x^alpha in every cell.
+    """The exponent of L = E + A / x^alpha in every cell; `shared` gives the error that runs share for those that a cell keeps.
 
     Columns: x, estimator, irreducible and exclusion (the choices), exponent (its name), value, low, high, status, reason, E, objective,
     condition, n, n_runs.
@@ -67,20 +69,29 @@ def curve(
     for (name, keep), x, (E_name, E), estimator in product(
         choices.exclusions.items(), choices.x, choices.irreducible.items(), choices.estimators
     ):
-        fitted = fit_power_law(runs[keep], x, loss, E, estimator, sigma, run, n_draws, seed)
+        kept = runs[keep]
+        fitted = fit_power_law(kept, x, loss, E, estimator, sigma, run, n_draws, seed, shared=shared(kept) if shared else None)
         chosen = {"x": x, "estimator": estimator, "irreducible": E_name, "exclusion": name}
         cells.append(_cell(fitted, chosen, "alpha"))
     return pd.DataFrame(cells, columns=COLUMNS)
 
 
-def surface_curve(runs: pd.DataFrame, choices: Choices, columns: Columns | None = None, n_draws: int = 200, seed: int = 0) -> pd.DataFrame:
+def surface_curve(
+    runs: pd.DataFrame,
+    choices: Choices,
+    columns: Columns | None = None,
+    n_draws: int = 200,
+    seed: int = 0,
+    shared: SharedOf | None = None,
+) -> pd.DataFrame:
     """alpha, beta and a (N* ~ C^a) of the surface in every cell, a row each; `choices.x` are counting rules of N. Columns as in `curve`."""
     names = columns or Columns()
     cells = []
     for (name, keep), x, (E_name, E), estimator in product(
         choices.exclusions.items(), choices.x, choices.irreducible.items(), choices.estimators
     ):
-        fitted = fit_one(runs[keep], estimator, Columns(x, names.d, names.loss, names.sigma, names.run), E, n_draws, seed)
+        kept, named = runs[keep], Columns(x, names.d, names.loss, names.sigma, names.run)
+        fitted = fit_one(kept, estimator, named, E, n_draws, seed, shared=shared(kept) if shared else None)
         chosen = {"x": x, "estimator": estimator, "irreducible": E_name, "exclusion": name}
         cells += [_cell(fitted, chosen, exponent) for exponent in ("alpha", "beta")]
         value, low, high = allocation_interval(fitted)

@@ -4,6 +4,7 @@ The table of a study's runs goes in; those that ended, at the rate chosen for th
 column, beside a table of all others with the reason why they are not in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,18 +32,19 @@ class Selected:
     family: str
 
 
-def select(runs: pd.DataFrame, loss: str = "test_loss") -> Selected:
-    """Runs that may enter a fit.
+def select(runs: pd.DataFrame, loss: str = "test_loss", stages: Sequence[str] = STAGES) -> Selected:
+    """Runs that may enter a fit, of these stages.
 
     Args:
         runs: columns key, name, rung, stage, family, status, reason, lr_source, n_params, non_embedding_params, head_params, train_tokens
-            and the loss, as in `harness.results`. In a study without a search the default rate is the one chosen.
+            and the loss, as in `harness.results`; with schedule, steps and planned_steps, a run that left its schedule early is not in.
+            In a study without a search the default rate is the one chosen.
     """
     those = runs[runs["stage"] != "search"]
     families = those[those["status"] == "completed"]["family"].dropna()
     family = str(families.mode().iloc[0]) if len(families) else ""
     searched = bool((those["lr_source"].notna() & (those["lr_source"] != "default")).any())
-    reasons = pd.Series([_reason(run, family, loss, searched) for _, run in those.iterrows()], index=those.index, dtype=object)
+    reasons = pd.Series([_reason(run, family, loss, searched, stages) for _, run in those.iterrows()], index=those.index, dtype=object)
     kept = those[reasons == ""]
     head = kept["non_embedding_params"] + kept["head_params"].fillna(0)
     counted = kept.assign(non_embedding_head_params=head, six_nd=6.0 * kept["n_params"] * kept["train_tokens"])
@@ -57,13 +59,15 @@ def _budgets(runs: pd.DataFrame) -> pd.Series:
     return budget
 
 
-def _reason(run: pd.Series, family: str, loss: str, searched: bool) -> str:
+def _reason(run: pd.Series, family: str, loss: str, searched: bool, stages: Sequence[str]) -> str:
     """Why a run is not in a fit, or nothing."""
     if run["status"] != "completed":
         told = run["reason"] if isinstance(run["reason"], str) and run["reason"] else ""
         return ": ".join(part for part in (str(run["status"] or "not run"), told) if part)
-    if run["stage"] not in STAGES:
+    if run["stage"] not in stages:
         return f"stage {run['stage']}: differs in more than size and budget"
+    if str(run.get("schedule", "constant")) != "constant" and run["steps"] < run["planned_steps"]:
+        return f"stopped at step {run['steps']:,.0f} of {run['planned_steps']:,.0f} of a {run['schedule']} schedule: it was never finished"
     if searched and run["lr_source"] == "default":
         return "at the default learning rate, not the one chosen for its size"
     if run["family"] != family:

@@ -21,7 +21,11 @@ GROUPS = {
         "Parameters",
         {"n_params": "all parameters", "non_embedding_head_params": "without embedding", "non_embedding_params": "blocks only"},
     ),
-    "exclusion": ("Sizes", {"none": "all sizes", "smallest size": "without the smallest", "largest size": "without the largest"}),
+    "exclusion": (
+        "Sizes and runs",
+        {"none": "all sizes", "smallest size": "without the smallest", "largest size": "without the largest"}
+        | {"stuck runs": "without stuck runs", "with diverged runs": "with diverged runs"},
+    ),
     "estimator": ("Estimator", {"log-Huber": "log-Huber", "VPNLS": "VPNLS"}),
 }
 COLUMNS = [*GROUPS, "exponent", "low", "high", "status"]
