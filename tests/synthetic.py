@@ -53,11 +53,11 @@ PER_TOKENS = 30.0
 class _Maker:
     """Builds the rows of a study, one run at a time."""
 
-    def __init__(self, n_rungs: int, seed: int, seeds: int, padded: bool, floor: bool) -> None:
+    def __init__(self, n_rungs: int, seed: int, seeds: int, padded: bool, floor: bool, batches: tuple[int, ...] = ()) -> None:
         self.rng = np.random.default_rng(seed)
         self.trained = list(LADDER)[:n_rungs]
         self.skipped = list(LADDER)[n_rungs]
-        self.seeds, self.padded, self.floor = seeds, padded, floor
+        self.seeds, self.padded, self.floor, self.batches = seeds, padded, floor, batches or (32,)
         self.runs: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
@@ -105,14 +105,17 @@ class _Maker:
     def _evaluate(self, row: dict[str, Any], nll: float) -> None:
         count = EVALUATIONS if row["status"] == "completed" else 6
         values = []
+        # A batch of 64 texts is the critical one.
+        share, needed = row["batch_size"] / 32, (1 + row["batch_size"] / 64) / 1.5
         for i in range(1, count + 1):
-            at = nll + 0.3 + 18 * (i / EVALUATIONS) ** -0.5 - 18 + self.rng.normal(0, 0.15)
+            at = nll + 0.3 + 18 * (i / EVALUATIONS / needed) ** -0.5 - 18 + self.rng.normal(0, 0.15)
             top1 = _top1(at) + self.rng.normal(0, 0.002)
-            step = STEPS * i // EVALUATIONS
+            step = int(STEPS / share) * i // EVALUATIONS
             values.append((at, top1))
             self.evaluations.append(
                 {k: row.get(k) for k in ("key", "stage", "rung", "family", "n_params", "lr", "lr_source", "seed", "train_texts", "trial")}
-                | {"step": step, "tokens": step * TOKENS_PER_STEP + int(self.rng.integers(0, 900)), "epoch": step * 32 / TRAIN_TEXTS}
+                | {"step": step, "tokens": int(step * share * TOKENS_PER_STEP) + int(self.rng.integers(0, 900))}
+                | {"epoch": step * 32 * share / TRAIN_TEXTS}
                 | {"flops": row["train_flops"] * i / EVALUATIONS, "train_loss": (at - 0.4) / MEAN_TOKENS, "val_loss": at / MEAN_TOKENS}
                 | {"val_nll": at, "val_top1": top1, "val_bits_per_char": at / 46 / math.log(2), "best": i == count}
             )
@@ -128,6 +131,7 @@ class _Maker:
             state = "diverged" if away > 0.9 else "pruned" if away < -1.5 else "completed"
             reason = {"diverged": "the gradient norm was not finite at step 212", "pruned": "worse than the median at step 240"}.get(state)
             row = self.run(rung, "search", float(lr), 0, trial=trial, status=state, reason=reason, time_s=14.0)
+            row["batch_size"] = self.batches[trial % len(self.batches)]
             counts[state] += 1
             if state != "diverged":
                 self.measure(row, self.nll(rung) + 9 * away**2 * (3 if away > 0 else 1) + self.rng.normal(0, 0.05), tested=False)
@@ -200,11 +204,18 @@ class _Maker:
 
 
 def synthetic_results(
-    n_rungs: int = 4, seed: int = 0, *, seeds: int = 3, padded: bool = False, floor: bool = True, budgets: tuple[float, ...] = ()
+    n_rungs: int = 4,
+    seed: int = 0,
+    *,
+    seeds: int = 3,
+    padded: bool = False,
+    floor: bool = True,
+    budgets: tuple[float, ...] = (),
+    batches: tuple[int, ...] = (),
 ) -> Results:
     """A study of `n_rungs` trained rungs and one skipped; `padded` fills the metrics that count padding, `floor` those of a known
-    distribution. `budgets`: further token budgets of every rung, as shares of its own."""
-    make = _Maker(n_rungs, seed, seeds, padded, floor)
+    distribution. `budgets`: further token budgets of every rung, as shares of its own. `batches`: batch sizes that were searched."""
+    make = _Maker(n_rungs, seed, seeds, padded, floor, batches)
     for rung in make.trained:
         make.search(rung)
     for rung in make.trained:

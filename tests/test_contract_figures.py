@@ -27,11 +27,12 @@ STUDIES = {
     "two rungs": synthetic_results(2),
     "eight rungs": synthetic_results(8),
     "one seed, no floor": synthetic_results(4, seeds=1, floor=False),
-    "a grid of budgets": synthetic_results(8, budgets=(0.5, 0.25)),
+    "a grid of budgets": synthetic_results(8, budgets=(0.5, 0.25), batches=(16, 64, 256)),
 }
 SMALLEST_PT = 8
-# What a study can't show: a law needs three sizes, and budgets must be asked for.
-EMPTY = {("specification", "two rungs"), *(("token_budgets", study) for study in ("two rungs", "eight rungs", "one seed, no floor"))}
+# What a study can't show: a law needs three sizes; budgets and batch sizes must be asked for, as that of budgets does.
+PLAIN = ("two rungs", "eight rungs", "one seed, no floor")
+EMPTY = {("specification", "two rungs"), *((name, study) for name in ("critical_batch", "token_budgets") for study in PLAIN)}
 
 
 def texts(figure: Figure) -> list[tuple[str, Bbox]]:

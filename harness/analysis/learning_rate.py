@@ -142,7 +142,9 @@ def optimum(
         why = f"{tried.y.size} completed trials at {rates} rates; a fit needs {MIN_COMPLETED} at {MIN_RATES}"
         return _falling(tried, low, ceiling, why) or _outcome(tried, "unresolved", why)
     # A parabola finds a shallow bowl in noise; the order of all trials finds a lopsided one, which a parabola over the range doesn't fit.
-    p_value = min(shape_p_value(tried.x, tried.y), valley_p_value(tried.losses, seed))
+    p_value = shape_p_value(tried.x, tried.y)
+    if p_value > SHAPE_LEVEL:
+        p_value = min(p_value, valley_p_value(tried.losses, seed))
     if p_value > SHAPE_LEVEL:
         why = (
             f"losses of {tried.y.size} completed trials from {_rate(tried.x.min())} to {_rate(tried.x.max())} differ by "
