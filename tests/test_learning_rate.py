@@ -192,6 +192,17 @@ def test_few_trials_are_unresolved_and_the_best_is_used(bowl_trials: pd.DataFram
     assert np.isnan(got.lr) if not count else got.lr == pytest.approx(few.sort_values("val_loss")["lr"].iloc[0])
 
 
+def test_where_the_pruner_leaves_too_few_the_order_of_all_says_whether_there_is_a_bowl() -> None:
+    rates, status = list(np.geomspace(LOW, HIGH, 12)), ["completed" if i in (2, 5, 7, 8) else "pruned" for i in range(12)]
+    noise = list(2.0 + np.random.default_rng(4).normal(0, 0.01, 12))
+    bowl = [2.0 + 0.05 * np.log(lr / 1e-3) ** 2 for lr in rates]
+    flat, unresolved = optimum(trials(rates, noise, status), LOW, HIGH), optimum(trials(rates, bowl, status), LOW, HIGH)
+    assert (flat.status, flat.n_completed, unresolved.status) == ("flat", 4, "unresolved")
+    # Divergence says nothing of that kind.
+    lost = optimum(trials(rates, noise, [*status[:9], "diverged", "diverged", "diverged"]), LOW, HIGH)
+    assert lost.status == "unresolved"
+
+
 def test_equal_losses_are_flat() -> None:
     assert optimum(trials(list(np.geomspace(LOW, HIGH, 8)), [2.0] * 8), LOW, HIGH).status == "flat"
 

@@ -21,6 +21,8 @@ Side = Literal["low", "high"]
 
 MIN_COMPLETED = 5
 MIN_RATES = 4
+# Trials, pruned ones among them, whose order says whether there is a bowl when too few completed for a fit.
+MIN_ORDERED = 10
 # A bowl that pure noise would imitate more often than this is called flat.
 SHAPE_LEVEL = 0.01
 # An interval over this share of the range says nothing about where the optimum is.
@@ -140,7 +142,11 @@ def optimum(
     if tried.y.size < MIN_COMPLETED or np.unique(tried.x).size < MIN_RATES:
         rates = np.unique(tried.x).size
         why = f"{tried.y.size} completed trials at {rates} rates; a fit needs {MIN_COMPLETED} at {MIN_RATES}"
-        return _falling(tried, low, ceiling, why) or _outcome(tried, "unresolved", why)
+        # Of a search without a bowl the pruner may leave too few; the order of them all shows that there is none.
+        ordered = tried.losses.size >= MIN_ORDERED and not tried.diverged.size
+        shapeless = ordered and valley_p_value(tried.losses, seed) > SHAPE_LEVEL
+        why += f", and the order of all {tried.losses.size} shows no bowl" if shapeless else ""
+        return _falling(tried, low, ceiling, why) or _outcome(tried, "flat" if shapeless else "unresolved", why)
     # A parabola finds a shallow bowl in noise; the order of all trials finds a lopsided one, which a parabola over the range doesn't fit.
     p_value = shape_p_value(tried.x, tried.y)
     if p_value > SHAPE_LEVEL:
