@@ -209,6 +209,9 @@ ShareOrNone = Annotated[int | float, _share(or_none=True)]
 Evaluations = Annotated[int | Literal["every_epoch"], BeforeValidator(_evaluations)]
 Family = Annotated[str | dict[str, str | bool | int], BeforeValidator(_family)]
 RungText = Annotated[str, BeforeValidator(_rung_text, json_schema_input_type=str | int)]
+RungTextOrNone = Annotated[
+    str | None, BeforeValidator(lambda value: None if value is None else _rung_text(value), json_schema_input_type=str | int | None)
+]
 Duration = Annotated[str | None, BeforeValidator(_duration)]
 SafeName = Annotated[str, BeforeValidator(_safe_name)]
 StudyName = Annotated[str, BeforeValidator(_study_name)]

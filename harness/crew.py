@@ -6,12 +6,13 @@ loop over steps, evaluation and the record stay with `harness.train`; a crew sta
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.runspec import RunSpec
-from harness.state import build_model
+from harness.state import build_model, group_facts, set_rate
 from models._layers import Packed
 from models._stacked import StackedModel, losses, stack
 from models.decoder import Model
@@ -42,12 +43,25 @@ class Crew:
         self.optimizer = self._new_optimizer()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        """One group a member, whose only parameter is its row: torch's own fused AdamW over all its weights at once."""
+        """One group for each member and factor of the rate, whose only parameter is that part of its row: torch's own fused AdamW."""
         groups = []
         for spec, row in zip(self.specs, self.model.rows, strict=True):
-            facts = {"lr": spec.lr, "betas": (spec.beta1, spec.beta2), "eps": spec.eps, "weight_decay": spec.weight_decay}
-            groups.append({"params": [nn.Parameter(row.detach())]} | facts)
+            for (factor, _), part in zip(self.model.parts, self._parts(row), strict=True):
+                groups.append({"params": [nn.Parameter(part.detach())], **group_facts(spec, factor)})
         return torch.optim.AdamW(groups, fused=True)
+
+    def _parts(self, row: Tensor) -> tuple[Tensor, ...]:
+        """A row, or its gradient, by the factor of the rate."""
+        return row.split([size for _, size in self.model.parts])
+
+    def _groups(self, k: int) -> list[dict[str, Any]]:
+        """Member k's groups in the optimizer."""
+        n = len(self.model.parts)
+        return self.optimizer.param_groups[k * n : (k + 1) * n]
+
+    def _states(self, k: int) -> list[dict[str, Tensor]]:
+        """AdamW's state of each of them, empty before the first step."""
+        return [self.optimizer.state[group["params"][0]] for group in self._groups(k)]
 
     def forward_backward(self, batches: Sequence[Packed], seeds: Sequence[int]) -> tuple[list[float], list[float]]:
         """Gradients of each member's nats a token; its loss and gradient norm (before clipping). `seeds`: of this step's dropout masks."""
@@ -72,13 +86,15 @@ class Crew:
 
     def update(self, rates: Sequence[float]) -> None:
         """One optimizer step, each member at its own rate."""
-        for group, rate, gradient in zip(self.optimizer.param_groups, rates, self.model.gradients, strict=True):
-            group["lr"], group["params"][0].grad = rate, gradient
+        for k, (rate, gradient) in enumerate(zip(rates, self.model.gradients, strict=True)):
+            set_rate(self._groups(k), rate)
+            for group, part in zip(self._groups(k), self._parts(gradient), strict=True):
+                group["params"][0].grad = part
         self.optimizer.step()
 
     def keep(self, members: Sequence[int]) -> None:
         """Go on with these members only; the others' memory is given back."""
-        states = [self.optimizer.state[self.optimizer.param_groups[k]["params"][0]] for k in members]
+        states = [state for k in members for state in self._states(k)]
         self.specs = tuple(self.specs[k] for k in members)
         self.model.keep(members)
         self.optimizer = self._new_optimizer()
@@ -93,10 +109,10 @@ class Crew:
 
     def moments(self, k: int) -> dict[int, dict[str, Tensor]]:
         """AdamW's moments of member k as a lone run's optimizer numbers them, for its checkpoint."""
-        state = self.optimizer.state[self.optimizer.param_groups[k]["params"][0]]
-        sizes = [weight.shape[1:] for weight in self.model.weights.values()]
-        split = {name: state[name].split([size.numel() for size in sizes]) for name in ("exp_avg", "exp_avg_sq")}
+        states, sizes = self._states(k), [weight.shape[1:] for weight in self.model.weights.values()]
+        whole = {name: torch.cat([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")}
+        split = {name: values.split([size.numel() for size in sizes]) for name, values in whole.items()}
         return {
-            i: {"step": state["step"].clone()} | {name: parts[i].view(size).clone() for name, parts in split.items()}
+            i: {"step": states[0]["step"].clone()} | {name: parts[i].view(size).clone() for name, parts in split.items()}
             for i, size in enumerate(sizes)
         }

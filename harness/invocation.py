@@ -21,6 +21,7 @@ from harness.errors import DONE, INTERRUPTED, RUNS_FAILED, PreflightError, Study
 from harness.plan import Machine, Plan, make, study_digest
 from harness.pricing import Cost, DataSize
 from harness.record import Record
+from harness.runspec import RunSpec
 from harness.spec import Device, Study
 from harness.stages import Stages
 from harness.workers import Pool, Setting, Task
@@ -114,7 +115,7 @@ def make_pool(prepared: Prepared, floor: Floor | None, machine: Machine, folder:
 
 def machine_for(study: Study, device: str, most_workers: int = MAX_WORKERS) -> Machine:
     """This machine, with no more workers than allowed and than the study has runs to give them."""
-    width = len(study.model.rungs) * max(study.search.batch if study.search.trials else 1, study.seeds)
+    width = study.model.n_models * max(study.search.batch if study.search.trials else 1, study.seeds)
     return environment.machine(device, study.train.precision, min(most_workers, width))
 
 
@@ -183,6 +184,12 @@ def calibrate(prepared: Prepared, machine: Machine, pool: Pool) -> dict[str, Cos
     largest = stages.plan.rungs[-1]
     process_bytes = max(0, costs[largest.rung].process_bytes - largest.memory_bytes)
     return {rung: replace(cost, process_bytes=process_bytes) for rung, cost in costs.items()}
+
+
+def probe(prepared: Prepared, machine: Machine) -> RunSpec:
+    """A run of the smallest rung, as it would be measured."""
+    stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
+    return stages.probe(stages.plan.rungs[0])
 
 
 def _uncosted(prepared: Prepared, machine: Machine) -> Plan:

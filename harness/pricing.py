@@ -83,6 +83,7 @@ class RungPlan:
     disk_bytes: int
     skipped: str | None = None
     trials: int | None = None
+    mup_base: dict[str, int] | None = None
 
 
 def steps_per_epoch(size: DataSize, batch_size: int, n_texts: int | None = None) -> int:
@@ -144,6 +145,7 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
         family=rung.family,
         arch=rung.arch,
         shape=dict(rung.shape),
+        mup_base=None if rung.mup_base is None else dict(rung.mup_base),
         parameters=dict(counts.groups),
         n_params=counts.n_params,
         non_embedding_params=counts.non_embedding_params,

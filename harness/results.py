@@ -30,9 +30,9 @@ PUBLIC_COLUMNS = _columns(
 )
 FURTHER_COLUMNS = _columns(
     "name trial embedding_params head_params n_layer d_model n_head d_head d_ff batch_size steps best_step unique_tokens tokens_per_param "
-    "floor_nll floor_top1 floor_gap floor_gap_se tokens_per_second val_bits_per_char schedule planned_steps"
+    "floor_nll floor_top1 floor_gap floor_gap_se tokens_per_second val_bits_per_char schedule planned_steps parametrization"
 )
-TEXT_COLUMNS = frozenset(_columns("key stage rung family arch lr_source lr_status status reason name schedule"))
+TEXT_COLUMNS = frozenset(_columns("key stage rung family arch lr_source lr_status status reason name schedule parametrization"))
 
 EVALUATION_COLUMNS = _columns(
     "key stage rung family n_params lr lr_source seed train_texts trial step tokens epoch flops train_loss val_loss val_nll val_top1 "
@@ -45,7 +45,7 @@ SAMPLE_COLUMNS = _columns(
 SEARCH_COLUMNS = _columns(
     "rung family n_params lr lr_status reason trials completed pruned diverged failed best_lr best_val_loss fitted_lr fitted_low "
     "fitted_high fitted_val_loss low high default_lr highest_stable_lr lr_source collapsed extended extension_trials cliff_lr regret "
-    "default_regret noise seed_noise values importances"
+    "default_regret noise seed_noise values importances parametrization"
 )
 
 INVOCATION_COLUMNS = _columns("id started seconds exit_code command host completed")
@@ -98,7 +98,7 @@ def from_record(record: Record) -> Results:
         runs=frame([*runs, *skipped], [*PUBLIC_COLUMNS, *FURTHER_COLUMNS]),
         evaluations=frame(_evaluation_rows(record), EVALUATION_COLUMNS),
         samples=frame(_sample_rows(record), SAMPLE_COLUMNS),
-        searches=frame([record.chosen[r["rung"]] for r in record.plan.get("rungs", []) if r["rung"] in record.chosen], SEARCH_COLUMNS),
+        searches=frame(_search_rows(record), SEARCH_COLUMNS),
         invocations=frame(list(record.invocations.values()), INVOCATION_COLUMNS),
         lock=record.lock(),
     )
@@ -131,6 +131,11 @@ def write_csv(runs: pd.DataFrame, path: Path) -> None:
     durable.replace(path, text.encode("utf-8", "backslashreplace"), "results")
 
 
+def parametrization(of: Mapping[str, Any]) -> str:
+    """The parametrization of a recorded run or of a rung of a recorded plan."""
+    return "mup" if of.get("mup_base") else "standard"
+
+
 def _labels(record: Record, key: str) -> dict[str, Any]:
     """What a run is called in this study, and its spec."""
     selected = record.selected[key]
@@ -138,7 +143,13 @@ def _labels(record: Record, key: str) -> dict[str, Any]:
     rung: Mapping[str, Any] = next((r for r in record.plan["rungs"] if r["rung"] == selected["rung"]), {})
     counts = {name: rung.get(name) for name in ("n_params", "non_embedding_params", "embedding_params", "head_params")}
     spec = selected["spec"]
-    return {**spec["shape"], **{k: v for k, v in spec.items() if k != "shape"}, **counts, **labels}
+    return {
+        **spec["shape"],
+        **{k: v for k, v in spec.items() if k != "shape"},
+        **counts,
+        **labels,
+        "parametrization": parametrization(spec),
+    }
 
 
 def _run_row(record: Record, key: str) -> dict[str, Any]:
@@ -158,7 +169,8 @@ def _run_row(record: Record, key: str) -> dict[str, Any]:
 
 def _skipped_row(rung: Mapping[str, Any]) -> dict[str, Any]:
     names = ("rung", "family", "arch", "n_params", "non_embedding_params", "embedding_params", "head_params")
-    return {**rung["shape"], **{name: rung[name] for name in names}, "stage": "ladder", "status": "skipped", "reason": rung["skipped"]}
+    outcome = {"stage": "ladder", "status": "skipped", "reason": rung["skipped"], "parametrization": parametrization(rung)}
+    return {**rung["shape"], **{name: rung[name] for name in names}, **outcome}
 
 
 def _evaluation_rows(record: Record) -> list[dict[str, Any]]:
@@ -169,6 +181,12 @@ def _evaluation_rows(record: Record) -> list[dict[str, Any]]:
             padded = {"nll_padded": event.get("val_nll_padded"), "top1_padded": event.get("val_top1_padded")}
             rows.append(labels | event | padded)
     return rows
+
+
+def _search_rows(record: Record) -> list[dict[str, Any]]:
+    """What was found for each rung that was searched, in the plan's order."""
+    rungs = [rung for rung in record.plan.get("rungs", []) if rung["rung"] in record.chosen]
+    return [{**record.chosen[rung["rung"]], "parametrization": parametrization(rung)} for rung in rungs]
 
 
 def _sample_rows(record: Record) -> list[dict[str, Any]]:

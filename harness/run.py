@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import harness
-from harness import environment, errors, invocation, lease, memory, preflight, spec, terminal, tracking
+from harness import environment, errors, invocation, ladder, lease, memory, preflight, spec, terminal, tracking
 from harness.confine import confined
 from harness.console import Console
 from harness.data import Floor
@@ -68,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="override a key; the value is read as YAML")
     parser.add_argument("--plan", action="store_true", help="print the priced plan and write nothing")
     parser.add_argument("--json", action="store_true", help="with --plan: the plan as data")
+    about = "print how values inside the model grow with its width, under both parametrizations, and write nothing"
+    parser.add_argument("--coord-check", action="store_true", help=about)
     parser.add_argument("--within", metavar="15m", help="time for this invocation; budgets are cut to fit when the plan is made")
     parser.add_argument("--replan", action="store_true", help="make a new plan instead of reusing the recorded one")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this rung or stage; can be repeated")
@@ -97,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     for notice in prepared.corpus.notices:
         console.say(f" {notice}")
     only = invocation.wanted(options.only, prepared)
+    if options.coord_check:
+        return _show_coordinates(prepared, console)
     machine = invocation.machine_for(study, options.device, options.workers or invocation.MAX_WORKERS)
     if options.plan:
         return _show_plan(options, prepared, machine, console)
@@ -125,6 +129,26 @@ def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine
     for note in terminal.plan_notes(plan, record, invocation.free_bytes(ROOT)):
         console.say(f" {note}")
     console.say(f" nothing written. start: {environment.command(without=('--plan',))}")
+    return errors.DONE
+
+
+def _show_coordinates(prepared: Prepared, console: Console) -> int:
+    """Measure values inside models over widths, and print them."""
+    # Not earlier: torch is loaded in the workers alone.
+    from harness import coordinates
+
+    study, size = prepared.study, prepared.size
+    base = ladder.base(study.model, size.vocab_size, study.data.seq_len)
+    spec = invocation.probe(prepared, invocation.machine_for(study, "cpu"))
+    lr = study.search.default_lr
+    times = ", ".join(map(str, coordinates.MULTIPLES))
+    console.say(f"training models {times} times as wide as {base.name} for {coordinates.STEPS} steps at {lr:g}")
+    found = coordinates.check(spec, base, prepared.corpus, lr)
+    for table in terminal.coordinate_tables(found, console.width):
+        console.print(table)
+    for line in terminal.COORDINATES_READ:
+        console.say(f" {line}")
+    console.say(" nothing written")
     return errors.DONE
 
 

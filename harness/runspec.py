@@ -14,6 +14,8 @@ SCIENCE_VERSION = 1
 
 # What a run is called and where its rate came from; two runs that differ in nothing else have the same result.
 _LABELS = frozenset({"stage", "rung", "family", "lr_source", "lr_status"})
+# Fields that runs didn't always have: at these values a run is what it was without them, and keeps its key.
+_ADDED: Mapping[str, Any] = {"mup_base": None}
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class RunSpec:
 
     `data` is the fingerprint of the prepared corpus, `train_texts` the length of the prefix that is trained on. `trial` is the number
     within its search and `search` that search's digest (sampler, pruner, range, batch), since they decide where a trial is pruned.
-    `lr_source` is tuned, default or predicted, and empty for a trial.
+    `lr_source` is tuned, default or predicted, and empty for a trial. `mup_base`: the widths that muP scales from (fields of the
+    architecture's `Base`); None for the standard parametrization.
     """
 
     stage: str
@@ -56,11 +59,12 @@ class RunSpec:
     search: str = ""
     lr_source: str = ""
     lr_status: str = ""
+    mup_base: Mapping[str, int] | None = None
 
     @property
     def key(self) -> str:
         """Sixteen hex digits of SHA-256 over all that decides the result."""
-        identity = {k: v for k, v in asdict(self).items() if k not in _LABELS}
+        identity = {k: v for k, v in asdict(self).items() if k not in _LABELS and (k not in _ADDED or v != _ADDED[k])}
         return digest(identity | {"science": SCIENCE_VERSION})
 
     @property

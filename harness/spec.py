@@ -1,6 +1,7 @@
 """YAML in, a frozen and validated Study out: what a study file may say, with the meaning, unit and range of each key.
 
-The text under each field is its documentation: `docs/study.md` and the editors' schema are generated from it.
+The text under each field is its documentation: `docs/study.md` and the editors' schema are generated from it. The blocks `data` and `model`
+have modules of their own.
 Shapes, plans and prices follow from a Study in `plan`; nothing here looks at data, models or the machine.
 """
 
@@ -8,148 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from harness import _values as v
 from harness import study_file
-from harness._values import parse_count, plugin, unique
+from harness._block import Block, misfit
+from harness._values import parse_count, unique
 from harness.held_out import LARGEST, NONE
+from harness.spec_data import Data, Split
+from harness.spec_model import ModelSpec, Shape, rung_name
 
-__all__ = ["Study", "load", "parse_count", "rung_name"]
+__all__ = ["Data", "ModelSpec", "Shape", "Split", "Study", "load", "parse_count", "rung_name"]
 
-CleanStep = Literal["lower", "letters", "fold", "stopwords", "lemmas"]
 Device = Literal["cpu", "cuda", "mps"]
-
-
-class Block(BaseModel):
-    """What all blocks share: frozen, no unknown keys, documented by the text under each field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-def _misfit(key: str, what: str) -> PydanticCustomError:
-    """Two keys don't go together; `key` is the one to point at, with dots where it lies deeper."""
-    return PydanticCustomError("misfit", "{what}", {"key": key, "what": what})
 
 
 def _filled(value: object) -> object:
     """`null` for a block that can be empty means the empty block."""
     return {} if value is None else value
-
-
-class Split(Block):
-    """A split that the data source has itself."""
-
-    split: str
-    """Name of the source's own split."""
-
-
-Part = Annotated[Annotated[v.Share, Tag("(plain)")] | Annotated[Split, Tag("(mapping)")], Discriminator(v.kind_of)]
-TestPart = Annotated[Annotated[v.ShareOrNone, Tag("(plain)")] | Annotated[Split, Tag("(mapping)")], Discriminator(v.kind_of)]
-
-
-class Data(Block):
-    """Which texts, how they are cleaned, split and turned into tokens."""
-
-    source: Annotated[str, plugin("harness.data.sources", "data source")] = "wire"
-    """Where texts come from: wire (embedded, entropy known), file (local), hub (Hugging Face), or another of harness/data/sources/."""
-    path: str | None = None
-    """file: a txt (a line a text), csv, jsonl or parquet file. hub: the data set's name, such as IlyaGusev/headline_cause."""
-    column: str | None = None
-    """The column that holds the text (csv, jsonl, parquet, hub)."""
-    columns: Annotated[tuple[str, ...], v.SOME, unique("column")] = ()
-    """Several columns, each giving a text. Instead of `column`."""
-    name: str | None = None
-    """hub: the data set's configuration, such as en_simple. Other sources don't read it."""
-    revision: str | None = None
-    """hub: the commit of the data set, so that it stays the same. Other sources don't read it."""
-    split: str = "train"
-    """hub: the split to train on. Other sources don't read it."""
-    texts: v.CountOrNone = 32000
-    """Read at most so many texts of the training split, before cleaning and holding out; fewer is a notice. null: all there are."""
-    clean: Annotated[tuple[CleanStep, ...], unique("step")] = ()
-    """Steps in the order given: lower, letters (keep a-z and space), fold (drop accents), stopwords (drop English ones), lemmas."""
-    tokenizer: Annotated[str, plugin("harness.data.tokenizers", "tokenizer")] = "char"
-    """char, or another file in harness/data/tokenizers/."""
-    seq_len: v.SeqLen = 150
-    """Tokens of a sequence, start and end included; texts longer than seq_len - 2 tokens are cut, and counted. 3 to 1,000,000."""
-    validation: Part = 0.1
-    """Held out to stop early and to choose: a share in (0, 1), a number of texts, or {split: name} of the source's own."""
-    test: TestPart = 0.1
-    """Held out to report on; as `validation`, or 0 (also null): none."""
-    eval_texts: v.CountOrNone = 512
-    """Evaluate during training on at most so many validation texts. null: all. The test set is always used whole."""
-
-    @model_validator(mode="after")
-    def _source_fits(self) -> Self:
-        """Keys that the source needs are there, and those that it can't follow are not."""
-        if self.column is not None and self.columns:
-            raise _misfit("columns", "give column or columns, not both")
-        if self.source in ("file", "hub") and not self.path:
-            what = "a file" if self.source == "file" else "the name of a data set"
-            raise _misfit("path", f"source {self.source} needs {what} (data.path)")
-        if self.source == "hub" and not self.text_columns:
-            raise _misfit("columns", "source hub needs the columns that hold text (data.columns)")
-        if self.source == "wire":
-            self._wire_fits()
-        if self.source in ("file", "wire"):
-            for key in ("validation", "test"):
-                if isinstance(getattr(self, key), Split):
-                    raise _misfit(key, f"source {self.source} has no splits of its own; give a share such as data.{key}=0.1")
-        return self
-
-    def _wire_fits(self) -> None:
-        """The embedded corpus is what it is: anything that changed its texts would void its known entropy."""
-        given = {"path": self.path, "column": self.column, "columns": self.columns, "clean": self.clean}
-        odd = [key for key, value in given.items() if value]
-        if odd:
-            off = ", ".join(f"{key}: {'[]' if key in ('columns', 'clean') else 'null'}" for key in odd)
-            why = "source wire makes its own texts, already a-z and space, and their known entropy must stay"
-            raise _misfit(odd[0], f"{why}; leave out {' and '.join(odd)} ({off})")
-        if self.texts is not None and self.texts > v.MOST_WIRE_TEXTS:
-            raise _misfit("texts", f"source wire makes at most {v.MOST_WIRE_TEXTS:,} texts, not {self.texts:,}")
-
-    @property
-    def text_columns(self) -> tuple[str, ...]:
-        """The columns that hold text, whichever key named them."""
-        return self.columns or ((self.column,) if self.column is not None else ())
-
-
-class Shape(Block):
-    """An explicit shape of one rung."""
-
-    name: v.SafeName
-    """Name of the rung: letters, digits, _ - and . (the first no - or .)"""
-    n_layer: v.Layers
-    """Blocks. 1 to 1,000."""
-    d_model: v.Count
-    """Width of the residual stream. At least 1."""
-    n_head: v.Count
-    """Attention heads. At least 1."""
-    d_ff: v.Count
-    """Width inside the MLP. At least 1."""
-    d_head: v.CountOrNone = None
-    """Width of a head. null: as the family's rule says."""
-
-
-Rung = Annotated[Annotated[v.RungText, Tag("(plain)")] | Annotated[Shape, Tag("(mapping)")], Discriminator(v.kind_of)]
-
-
-def rung_name(rung: str | Shape) -> str:
-    """The name of a rung, whichever way it is given."""
-    return rung if isinstance(rung, str) else rung.name
-
-
-class ModelSpec(Block):
-    """The architecture and the ladder of sizes."""
-
-    arch: Annotated[str, plugin("models", "architecture")] = "decoder"
-    """decoder, or another file in models/."""
-    family: v.Family = "assignment"
-    """A family's name, or a mapping of its choices (norm, positions, bias, tied, ...). One ladder is one family."""
-    rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=v.MOST_ITEMS), unique("rung", rung_name)]
-    """Model sizes: a target number of parameters (500k, 2M), a named shape (87k-assignment), or a mapping with a shape (see below)."""
 
 
 class Train(Block):
@@ -195,7 +72,7 @@ class Train(Block):
     @model_validator(mode="after")
     def _ends(self) -> Self:
         if self.epochs is None and self.tokens is None and self.max_steps is None:
-            raise _misfit("epochs", "a run must end: give at least one of epochs, tokens and max_steps")
+            raise misfit("epochs", "a run must end: give at least one of epochs, tokens and max_steps")
         return self
 
 
@@ -210,7 +87,7 @@ class LrRange(Block):
     @model_validator(mode="after")
     def _rises(self) -> Self:
         if not self.low < self.high:
-            raise _misfit("low", f"must be below high ({self.high:g}), not {self.low:g}")
+            raise misfit("low", f"must be below high ({self.high:g}), not {self.low:g}")
         return self
 
 
@@ -230,13 +107,13 @@ class Dimension(Block):
     def _is_one(self) -> Self:
         ranged = self.low is not None and self.high is not None
         if ranged == bool(self.choices) or (self.choices and (self.low is not None or self.high is not None)):
-            raise _misfit("choices", "give low and high, or choices")
+            raise misfit("choices", "give low and high, or choices")
         if self.choices and len(set(self.choices)) < 2:
-            raise _misfit("choices", "give two different choices or more")
+            raise misfit("choices", "give two different choices or more")
         if self.low is not None and self.high is not None and not self.low < self.high:
-            raise _misfit("low", f"must be below high ({self.high:g}), not {self.low:g}")
+            raise misfit("low", f"must be below high ({self.high:g}), not {self.low:g}")
         if self.log and self.low is not None and self.low <= 0:
-            raise _misfit("low", f"must be > 0 on a log scale, not {self.low:g}")
+            raise misfit("low", f"must be > 0 on a log scale, not {self.low:g}")
         return self
 
 
@@ -269,7 +146,7 @@ class Search(Block):
     """measure: search every rung. predict: search the smallest rungs, in turn, and take the others' rate from the law that they show."""
     transfer_from: v.CountOrNone = None
     """predict: how many of the smallest rungs are searched, at least 2. null: all but the largest."""
-    space: Annotated[dict[str, Dimension], BeforeValidator(_filled)] = {}
+    space: Annotated[dict[str, Dimension], BeforeValidator(_filled)] = {}  # noqa: RUF012
     """Other keys of train to search together with the rate, such as {train.weight_decay: {low: 1e-3, high: 1, log: true}} or
     {train.batch_size: {choices: [16, 32, 64]}}. The best trial's values are then used as they stand. {}: the rate alone."""
 
@@ -279,19 +156,19 @@ class Search(Block):
             name = key.removeprefix("train.")
             if not key.startswith("train.") or name not in SEARCHED:
                 hint = " (the range of rates is search.lr)" if key in ("train.lr", "lr") else ""
-                raise _misfit("space", f"{key} can't be searched{hint}. There are: {', '.join(f'train.{one}' for one in SEARCHED)}")
+                raise misfit("space", f"{key} can't be searched{hint}. There are: {', '.join(f'train.{one}' for one in SEARCHED)}")
             if name not in RANGED and not dimension.choices:
-                raise _misfit("space", f"{key} needs choices")
+                raise misfit("space", f"{key} needs choices")
             for value in dimension.choices or (dimension.low, dimension.high):
                 _check_train(key, name, value)
         if "train.batch_size" in self.space and self.pruner != "none":
-            raise _misfit("pruner", "steps of different batch sizes don't compare: searching train.batch_size needs search.pruner: none")
+            raise misfit("pruner", "steps of different batch sizes don't compare: searching train.batch_size needs search.pruner: none")
         if self.space and self.sampler == "grid":
-            raise _misfit("sampler", "a grid goes over rates alone: give another sampler, or leave search.space out")
+            raise misfit("sampler", "a grid goes over rates alone: give another sampler, or leave search.space out")
         if self.transfer_from is not None and self.transfer_from < 2:
-            raise _misfit("transfer_from", f"a law needs two rungs or more, not {self.transfer_from}")
+            raise misfit("transfer_from", f"a law needs two rungs or more, not {self.transfer_from}")
         if self.transfer == "predict" and not self.trials:
-            raise _misfit("transfer", "there is nothing to predict from without a search (search.trials)")
+            raise misfit("transfer", "there is nothing to predict from without a search (search.trials)")
         return self
 
 
@@ -300,7 +177,7 @@ def _check_train(key: str, name: str, value: object) -> None:
     try:
         Train.model_validate({name: value})
     except ValidationError as error:
-        raise _misfit("space", f"{key}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise misfit("space", f"{key}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 class Budgets(Block):
@@ -314,7 +191,7 @@ class Budgets(Block):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if self.train_tokens and self.train_flops:
-            raise _misfit("train_flops", "give train_tokens or train_flops, not both")
+            raise misfit("train_flops", "give train_tokens or train_flops, not both")
         return self
 
 
@@ -423,7 +300,15 @@ class Study(Block):
         names = [rung_name(rung) for rung in self.model.rungs]
         if self.analysis.held_out not in (LARGEST, NONE, *names):
             what = f"{self.analysis.held_out} is no rung of this study; there are {', '.join(names)}, or largest, or none"
-            raise _misfit("analysis.held_out", what)
+            raise misfit("analysis.held_out", what)
+        return self
+
+    @model_validator(mode="after")
+    def _one_law(self) -> Self:
+        """A rate is predicted along one ladder: with two parametrizations there are two."""
+        if self.model.parametrization == "both" and (self.search.order, self.search.transfer) != ("together", "measure"):
+            what = "with model.parametrization: both the rungs are no single ladder to predict rates along"
+            raise misfit("search", f"{what}; leave search.order and search.transfer out, or give one parametrization")
         return self
 
 

@@ -200,6 +200,7 @@ class Stages:
             family=rung.family,
             arch=rung.arch,
             shape=rung.shape,
+            mup_base=rung.mup_base,
             vocab_size=self.size.vocab_size,
             seq_len=self.study.data.seq_len,
             data=self.plan.data,

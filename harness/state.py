@@ -4,7 +4,7 @@ No generator has a state worth keeping: order, dropout and samples are functions
 optimizer's moments, the best weights and their scores, and the counters of the loop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.checkpoint import Checkpoint
 from harness.divergence import DivergenceMonitor
 from harness.evaluate import Evaluation
 from harness.runspec import RunSpec
+from models._mup import by_rate
 
 # Groups of tensors in a checkpoint, by the beginning of their names.
 MODEL, BEST, MOMENTS = "model.", "best.", "moments."
@@ -73,17 +74,33 @@ def build_model(spec: RunSpec, dropout: float | None = None) -> nn.Module:
     """The untrained model of a run; its initial weights are a function of the seed."""
     arch = plugins.load("models", spec.arch, "architecture")
     torch.manual_seed(spec.seed)
-    model: nn.Module = arch.Model(arch.Shape(**spec.shape), spec.vocab_size, spec.seq_len, spec.dropout if dropout is None else dropout)
+    base = {} if spec.mup_base is None else {"base": arch.Base(**spec.mup_base)}
+    dropped = spec.dropout if dropout is None else dropout
+    model: nn.Module = arch.Model(arch.Shape(**spec.shape), spec.vocab_size, spec.seq_len, dropped, **base)
     return model
 
 
 def start(spec: RunSpec, device: str) -> State:
     """A run before its first step."""
     model = build_model(spec).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=spec.lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, weight_decay=spec.weight_decay, fused=True
-    )
-    return State(model, optimizer, DivergenceMonitor(spec.vocab_size))
+    # Moments in a checkpoint are numbered in the order of these groups.
+    groups = [{"params": list(group.values()), **group_facts(spec, factor)} for factor, group in by_rate(model)]
+    return State(model, torch.optim.AdamW(groups, fused=True), DivergenceMonitor(spec.vocab_size))
+
+
+def group_facts(spec: RunSpec, factor: float) -> dict[str, Any]:
+    """What AdamW does with the parameters whose rate is `factor` times the run's.
+
+    It multiplies weights by 1 - rate x decay at each step. That product is what is held: every weight decays as fast at any width.
+    """
+    facts = {"betas": (spec.beta1, spec.beta2), "eps": spec.eps, "weight_decay": spec.weight_decay / factor}
+    return {"lr": spec.lr * factor, "factor": factor} | facts
+
+
+def set_rate(optimizer_groups: Iterable[dict[str, Any]], lr: float) -> None:
+    """Give each group of parameters its share of a rate."""
+    for group in optimizer_groups:
+        group["lr"] = lr * group["factor"]
 
 
 def snapshot(state: State) -> Checkpoint:

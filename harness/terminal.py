@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -19,11 +20,19 @@ from harness.runspec import short_rate
 from harness.spec import Study
 from harness.text import presentable
 
+if TYPE_CHECKING:
+    # With torch, which a plan needn't load.
+    from harness.coordinates import Sizes
+
 GAP = 1
 INDENT = 1
 # Where a terminal is narrow, these columns go, the first one first.
 PLAN_OPTIONAL = ("layers", "width", "steps", "memory", "non-emb", "FLOPs")
 PARAMETERS_OPTIONAL = ("norms", "heads", "steps", "positions", "layers")
+COORDINATES_READ = (
+    "mean absolute values after these steps, and the powers of the width by which they and their change since the first one grow:",
+    "w^0 is level, as muP has it; its scores may still shrink in the first steps, while queries and keys learn to agree",
+)
 END_OPTIONAL = ("Planned", "Top-1", "Parameters", "Time", "Outcome")
 
 
@@ -126,6 +135,17 @@ def parameter_table(plan: Plan, width: int) -> Padding:
         shape = [str(rung.shape.get(name, "")) for name in ("n_layer", "d_model", "n_head", "d_ff")]
         rows.append([rung.rung, *shape, f"{rung.steps:,}", *(f"{rung.parameters[group]:,}" for group in groups)])
     return table(columns, rows, width, PARAMETERS_OPTIONAL)
+
+
+def coordinate_tables(found: "Sequence[Sizes]", width: int) -> list[Padding]:
+    """A table for each parametrization: the size of values by place and width, and how they grow."""
+    tables = []
+    for name in dict.fromkeys(one.parametrization for one in found):
+        own = [one for one in found if one.parametrization == name]
+        columns = (name, *(f"width {w}" for w in own[0].widths), "grows as", "its change as")
+        rows = [[one.place, *(f"{v:.3g}" for v in one.values), *(f"w^{p:.2f}" for p in (one.growth, one.change_growth))] for one in own]
+        tables.append(table(columns, rows, width))
+    return tables
 
 
 def tokens(count: float) -> str:

@@ -22,7 +22,7 @@ from harness.evaluate import packed_logits
 from harness.milestones import ended_by, evaluate_now, final_metrics, scores_so_far
 from harness.runspec import RunSpec
 from harness.schedule import lr_at
-from harness.state import State, restore, snapshot, start
+from harness.state import State, restore, set_rate, snapshot, start
 from models._layers import part_of_batch
 
 # Steps at the start of a run, and after an evaluation, that say nothing about its speed.
@@ -170,8 +170,7 @@ def _forward(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, devi
 
 def update(state: State, lr: float) -> None:
     """One optimizer step at this rate."""
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
+    set_rate(state.optimizer.param_groups, lr)
     state.optimizer.step()
 
 

@@ -44,11 +44,19 @@ def groups_of(x_NC: Tensor, batch: Packed) -> Groups | None:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a batch is read: its groups, the heads, and the turn of queries and keys by position where there is one."""
+    """How a batch is read: its groups, the heads, the turn of queries and keys by position where there is one.
+
+    `scale`: the factor of queries times keys; None for d_head^(-1/2).
+    """
 
     groups: Groups
     n_head: int
     turn: tuple[Tensor, Tensor] | None = None
+    scale: float | None = None
+
+    def scale_of(self, q: Tensor) -> float:
+        """The factor for these queries."""
+        return float(q.shape[-1] ** -0.5) if self.scale is None else self.scale
 
 
 class _Attention(torch.autograd.Function):
@@ -73,7 +81,7 @@ class _Attention(torch.autograd.Function):
                 qkv[:2] = _turned(qkv[:2], *how.turn)
             q, k, v = qkv
             # Scaling the queries' side of the product costs less than scaling the scores, which are more.
-            scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)).add_(_later(S, q.dtype))
+            scores = torch.bmm(q * how.scale_of(q), k.transpose(1, 2)).add_(_later(S, q.dtype))
             p = torch.softmax(scores, -1)
             y_HGD = torch.bmm(p, v).view(H, W * S, -1)
             torch.sum(torch.bmm(y_HGD, w_HDC), 0, out=out_PC[first : first + W * S])
@@ -105,7 +113,7 @@ class _Attention(torch.autograd.Function):
             grad_scores = torch.ops.aten._softmax_backward_data(torch.bmm(grad_y, v.transpose(1, 2)), p, -1, p.dtype)
             torch.bmm(grad_scores, k, out=out[0])
             torch.bmm(grad_scores.transpose(1, 2), q, out=out[1])
-            out[:2] *= q.shape[-1] ** -0.5
+            out[:2] *= how.scale_of(q)
             if how.turn is not None:
                 out[:2] = _turned(out[:2], how.turn[0], -how.turn[1])
             out_JGD = out.view(3 * H, W * S, -1)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models._cpu import MAX_LENGTH, Reading, attention, mlp, plain_cpu
 from models._layers import Groups, Packed, pad, rotary, rotate, unpad
+from models._mup import by_rate
 from models.decoder import Model
 
 # What cross-entropy leaves out.
@@ -81,15 +82,21 @@ class StackedModel:
     """The members' weights in one buffer, (K, n_params), a row a member, and the views of it that compute.
 
     `rows`: the buffer. `gradients`: the same for gradients, which `backward` fills. `weights`: by the names of `models.decoder.Model`,
-    each (K, ...).
+    each (K, ...). A row is in the order of `_mup.by_rate`; `parts` has the factor of the rate and the number of values of each group.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
         first = models[0]
-        assert all(model.shape == first.shape and model.seq_len == first.seq_len for model in models)
-        self.shape, self.seq_len, self.dropout = first.shape, first.seq_len, first.dropout.p
-        self._sizes = {name: p.shape for name, p in first.named_parameters()}
-        self._hold(torch.stack([nn.utils.parameters_to_vector(model.parameters()).detach() for model in models]))
+        assert all((model.shape, model.seq_len, model.mup) == (first.shape, first.seq_len, first.mup) for model in models)
+        self.shape, self.seq_len, self.dropout, self.mup = first.shape, first.seq_len, first.dropout.p, first.mup
+        groups = by_rate(first)
+        self.parts = [(factor, sum(p.numel() for p in group.values())) for factor, group in groups]
+        self._sizes = {name: p.shape for _, group in groups for name, p in group.items()}
+        self._hold(torch.stack([self._row(model) for model in models]))
+
+    def _row(self, model: Model) -> Tensor:
+        weights = dict(model.named_parameters())
+        return nn.utils.parameters_to_vector(weights[name] for name in self._sizes).detach()
 
     def _hold(self, rows: Tensor) -> None:
         self.rows, self.gradients = rows, torch.zeros_like(rows)
@@ -141,6 +148,7 @@ class StackedModel:
             x_KNC = self._block(x_KNC, part, batch, turn)
         if self.shape.final_norm:
             x_KNC = _norm(x_KNC, weights, "final_norm")
+        x_KNC = x_KNC if self.mup.d_model == 1 else x_KNC / self.mup.d_model
         head = weights["embedding.weight"] if self.shape.tied else weights["head.weight"]
         return _linear(x_KNC, head, weights.get("head.bias"))
 
@@ -165,7 +173,7 @@ class StackedModel:
             q, k, v = (part.view(K * W, S, H, D).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
             if turn is not None:
                 q, k = (rotate(part, turn[0][:S], turn[1][:S]) for part in (q, k))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(K, W * S, H * D)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.mup.scores).transpose(1, 2).reshape(K, W * S, H * D)
             outs.append(_linear(y, w["attention.out.weight"], w.get("attention.out.bias")))
         out_KPC = torch.cat([*outs, x_KPC.new_zeros(K, 1, C)], dim=1)
         return unpad(out_KPC.view(-1, C), groups.place_N).view(K, N, C)
@@ -176,7 +184,8 @@ class StackedModel:
         assert groups.place_N is not None
         begin_K1 = (groups.n_places + 1) * torch.arange(K)[:, None]
         sizes = (*groups.sizes, (1, 1))
-        how = [Reading(Groups(sizes, place_N), self.shape.n_head, turn) for place_N in groups.place_N.view(K, N) - begin_K1]
+        H, scale = self.shape.n_head, self.mup.scores
+        how = [Reading(Groups(sizes, place_N), H, turn, scale) for place_N in groups.place_N.view(K, N) - begin_K1]
         w_in, w_out = w["attention.qkv.weight"].unbind(), w["attention.out.weight"].unbind()
         b_in, b_out = (_each(w.get(f"attention.{name}.bias"), x_KNC) for name in ("qkv", "out"))
         return torch.stack([attention(*member) for member in zip(x_KNC.unbind(), w_in, b_in, w_out, b_out, how, strict=True)])

@@ -15,16 +15,30 @@ from torch import Tensor, nn
 from models._cpu import Reading, attention, groups_of, mlp, plain_cpu
 from models._decoder_shapes import FAMILIES, NAMED, Family, Shape, activations, explicit, forward_flops, n_params, parameters, solve
 from models._layers import Packed, TokenDropout, pad, rotary, rotate, unpacked, unpad
+from models._mup import Base, Scaling, initial
 
-__all__ = ["FAMILIES", "NAMED", "Family", "Model", "Shape", "activations", "explicit", "forward_flops", "n_params", "parameters", "solve"]
+__all__ = [
+    "FAMILIES",
+    "NAMED",
+    "Base",
+    "Family",
+    "Model",
+    "Shape",
+    "activations",
+    "explicit",
+    "forward_flops",
+    "n_params",
+    "parameters",
+    "solve",
+]
 
 
 class Attention(nn.Module):
-    """Causal self-attention with heads of any width."""
+    """Causal self-attention with heads of any width. `scale`: the factor of queries times keys; None for d_head^(-1/2)."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, scale: float | None = None) -> None:
         super().__init__()
-        self.n_head, self.d_head = shape.n_head, shape.d_head
+        self.n_head, self.d_head, self.scale = shape.n_head, shape.d_head, scale
         inner = shape.n_head * shape.d_head
         self.qkv = nn.Linear(shape.d_model, 3 * inner, bias=shape.bias)
         self.out = nn.Linear(inner, shape.d_model, bias=shape.bias)
@@ -34,7 +48,8 @@ class Attention(nn.Module):
         B, T = batch.batch_size, batch.length
         groups = groups_of(x_NC, batch)
         if groups is not None:
-            return attention(x_NC, self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias, Reading(groups, self.n_head, turn))
+            how = Reading(groups, self.n_head, turn, self.scale)
+            return attention(x_NC, self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias, how)
         qkv = self.qkv(x_NC)
         if batch.flat_N is not None:
             qkv = pad(qkv, batch.flat_N, B * T)
@@ -42,7 +57,7 @@ class Attention(nn.Module):
         q_BHTD, k_BHTD, v_BHTD = (part.view(B, T, self.n_head, self.d_head).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
         if turn is not None:
             q_BHTD, k_BHTD = rotate(q_BHTD, *turn), rotate(k_BHTD, *turn)
-        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True)
+        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True, scale=self.scale)
         y = y_BHTD.transpose(1, 2).reshape(B * T, self.n_head * self.d_head)
         out_NC: Tensor = self.out(y if batch.flat_N is None else unpad(y, batch.flat_N))
         return out_NC
@@ -56,7 +71,7 @@ class Attention(nn.Module):
             q_BHD, k_BHD = rotate(q_BHD, cos, sin), rotate(k_BHD, cos, sin)
         k_BHTD[:, :, position], v_BHTD[:, :, position] = k_BHD, v_BHD
         seen_k, seen_v = k_BHTD[:, :, : position + 1], v_BHTD[:, :, : position + 1]
-        y_BH1D = F.scaled_dot_product_attention(q_BHD[:, :, None], seen_k, seen_v)
+        y_BH1D = F.scaled_dot_product_attention(q_BHD[:, :, None], seen_k, seen_v, scale=self.scale)
         out_BC: Tensor = self.out(y_BH1D.reshape(B, -1))
         return out_BC
 
@@ -81,10 +96,10 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each added to the stream, normalised after (post) or before (pre)."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, scale: float | None = None) -> None:
         super().__init__()
         self.pre = shape.norm == "pre"
-        self.attention, self.mlp = Attention(shape), MLP(shape)
+        self.attention, self.mlp = Attention(shape, scale), MLP(shape)
         self.norm_1, self.norm_2 = (nn.LayerNorm(shape.d_model, bias=shape.bias) for _ in range(2))
 
     def forward(self, x: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
@@ -118,21 +133,27 @@ class Model(nn.Module):
 
     Initialisation: learned positions with post-norm, as in the assignment, keep PyTorch's defaults; pre-norm takes normal(0, 0.02),
     with the two projections that write to the stream divided by sqrt(2 n_layer) (GPT-2, Radford et al. 2019), and zero biases.
+
+    With a `base` the model is in muP (models._mup): its first weights, scores and logits are scaled, and so are the rates that
+    `_mup.by_rate` gives. A tied output layer is as the embedding is, which Table 8 allows: what differs is the factor of its product.
     """
 
-    def __init__(self, shape: Shape, vocab_size: int, seq_len: int, dropout: float = 0.0) -> None:
+    def __init__(self, shape: Shape, vocab_size: int, seq_len: int, dropout: float = 0.0, base: Base | None = None) -> None:
         super().__init__()
         self.shape, self.seq_len = shape, seq_len
+        self.mup = Scaling.of(Base.of(shape), base)
         self.embedding = nn.Embedding(vocab_size, shape.d_model)
         self.positions = nn.Embedding(seq_len, shape.d_model) if shape.positions == "learned" else None
         self.dropout = TokenDropout(dropout)
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layer))
+        self.blocks = nn.ModuleList(Block(shape, self.mup.scores) for _ in range(shape.n_layer))
         self.final_norm = nn.LayerNorm(shape.d_model, bias=shape.bias) if shape.final_norm else nn.Identity()
         self.head = nn.Linear(shape.d_model, vocab_size, bias=shape.bias and not shape.tied)
         if shape.norm == "pre":
             self._initialise()
         if shape.tied:
             self.head.weight = self.embedding.weight
+        for parameter, factor in initial(self, by_fan_in=shape.norm == "post"):
+            parameter.data.mul_(factor)
 
     def _initialise(self) -> None:
         for name, parameter in self.named_parameters():
@@ -177,7 +198,8 @@ class Model(nn.Module):
         return x if self.positions is None else x + self.positions(position)
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.final_norm(x))
+        x = self.final_norm(x)
+        logits: Tensor = self.head(x if self.mup.d_model == 1 else x / self.mup.d_model)
         return logits
 
     def _turn(self, length: int) -> tuple[Tensor, Tensor] | None:

@@ -15,7 +15,7 @@ from harness.analysis.intervals import Interval
 from harness.results import Results
 from reports import numbers
 from reports.numbers import NLL_DECIMALS, bracketed, listed, plural, power
-from reports.rates import law_in_words, rates
+from reports.rates import law_in_words, one_ladder, rates, which_ladder
 from reports.summary import Rung, best, budgets, chosen, default_lr, interval, measured, rungs
 
 
@@ -128,7 +128,8 @@ def _nats(costs: list[tuple[Rung, float]]) -> str:
 
 
 def _rate_by_size(results: Results) -> Finding | None:
-    searches = results.searches.dropna(subset=["lr"]).sort_values("n_params")
+    searches = one_ladder(results.searches.dropna(subset=["lr"])).sort_values("n_params")
+    of = which_ladder(results.searches)
     resolved = searches[searches["lr_status"] == "resolved"]
     if len(searches) < 2:
         return None
@@ -139,7 +140,7 @@ def _rate_by_size(results: Results) -> Finding | None:
     a, b = (Interval(row["lr"], row["fitted_low"], row["fitted_high"], 2) for row in (small, large))
     ends = f"{_rate(small)} at {small['rung']} {{}} {_rate(large)} at {large['rung']}"
     if not separate(a, b):
-        text = f"The best learning rate is {ends.format('and')}; the intervals overlap, so no trend with size can be told."
+        text = f"The best learning rate{of} is {ends.format('and')}; the intervals overlap, so no trend with size can be told."
         return Finding("best rate", text, False)
     verb = "falls" if large["lr"] < small["lr"] else "rises"
     order = ""
@@ -149,7 +150,7 @@ def _rate_by_size(results: Results) -> Finding | None:
     left = len(searches) - len(resolved)
     left_out = f" {plural(left, 'search')} without a resolved minimum {'is' if left == 1 else 'are'} left out." if left else ""
     law = law_in_words(rates(results))
-    return Finding("best rate", f"The best learning rate {verb} with size, from {ends.format('to')}.{order}{law}{left_out}", True)
+    return Finding("best rate", f"The best learning rate{of} {verb} with size, from {ends.format('to')}.{order}{law}{left_out}", True)
 
 
 def _rate(row: pd.Series) -> str:

@@ -115,10 +115,8 @@ def _families(results: Results) -> Limit | None:
     families = sorted({rung.family for rung in measured(results) if rung.family})
     if len(families) < 2:
         return None
-    text = (
-        f"The rungs come from {len(families)} families of shapes ({listed(families)}): neighbours differ in proportions, not in size alone."
-    )
-    return Limit("families", text, "a ladder within one family")
+    text = f"The rungs come from {len(families)} families ({listed(families)}): neighbours differ in proportions or parametrization"
+    return Limit("families", f"{text}, not in size alone.", "a ladder within one family")
 
 
 def _test_texts(results: Results) -> Limit | None:

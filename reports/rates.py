@@ -2,6 +2,8 @@
 
 import math
 
+import pandas as pd
+
 from harness.analysis.learning_rate_ladder import LadderLaw, ladder_law
 from harness.results import Results
 from reports import numbers
@@ -10,10 +12,22 @@ from reports.summary import chosen
 
 
 def rates(results: Results) -> LadderLaw:
-    """The optima of all searches again, with the ladder's seed noise, and their law."""
+    """The optima of all searches again, with the ladder's seed noise, and their law along one ladder."""
     runs = results.runs
     trials = runs[runs["stage"] == "search"][["rung", "lr", "val_loss", "status"]]
-    return ladder_law(results.searches, trials, chosen(results)[["rung", "val_loss"]], ceiling(results))
+    among = list(one_ladder(results.searches)["rung"])
+    return ladder_law(results.searches, trials, chosen(results)[["rung", "val_loss"]], ceiling(results), among=among)
+
+
+def one_ladder(searches: pd.DataFrame) -> pd.DataFrame:
+    """The searches of one parametrization, since a size has a best rate in each: the standard ones where there are any."""
+    standard = searches[searches["parametrization"] != "mup"]
+    return standard if len(standard) else searches
+
+
+def which_ladder(searches: pd.DataFrame) -> str:
+    """Words for the parametrization that `one_ladder` takes, where there are two."""
+    return " of the standard parametrization" if len(one_ladder(searches)) < len(searches) else ""
 
 
 def ceiling(results: Results) -> float:

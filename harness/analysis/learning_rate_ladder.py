@@ -4,6 +4,7 @@ The bootstrap goes through the whole chain: the losses of the trials, as they mi
 the law. Seed noise is measured on the ladder's runs where they have two seeds, else the one stated in the record is used.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +26,9 @@ class LadderLaw:
     noise: str
 
 
-def ladder_law(searches: pd.DataFrame, trials: pd.DataFrame, ladder: pd.DataFrame, ceiling: float, seed: int = 0) -> LadderLaw:
+def ladder_law(
+    searches: pd.DataFrame, trials: pd.DataFrame, ladder: pd.DataFrame, ceiling: float, seed: int = 0, among: Collection[str] | None = None
+) -> LadderLaw:
     """The law of the learning rate over the rungs of a study.
 
     Args:
@@ -33,6 +36,7 @@ def ladder_law(searches: pd.DataFrame, trials: pd.DataFrame, ladder: pd.DataFram
         trials: columns rung, lr, val_loss, status.
         ladder: columns rung and val_loss of the completed runs at the chosen rates, which differ by seed.
         ceiling: the loss of a model that has learned nothing of use, in nats per token.
+        among: the rungs that the law may be over; None: all.
     """
     noise, kind = _noise(ladder)
     optima: dict[str, Optimum] = {}
@@ -43,7 +47,8 @@ def ladder_law(searches: pd.DataFrame, trials: pd.DataFrame, ladder: pd.DataFram
         optima[str(row["rung"])] = optimum(own, float(row["low"]), float(row["high"]), noise=sd, ceiling=ceiling)
     sizes = searches.set_index("rung")["n_params"]
     recorded = searches.set_index("rung")["lr_status"]
-    resolved = {rung: found for rung, found in optima.items() if found.status == recorded[rung] == "resolved"}
+    allowed = recorded.index if among is None else among
+    resolved = {rung: found for rung, found in optima.items() if found.status == recorded[rung] == "resolved" and rung in allowed}
     columns = ["n_params", "lr_status", "fitted_lr", "fitted_low", "fitted_high"]
     rows = [(sizes[rung], "resolved", one.fitted_lr, one.fitted_low, one.fitted_high) for rung, one in resolved.items()]
     found = law(pd.DataFrame(rows, columns=columns), seed, optima=[one.draws for one in resolved.values()])

@@ -9,14 +9,14 @@ from matplotlib.patches import Patch
 from harness.results import Results
 from reports import numbers, style
 from reports.numbers import power
-from reports.rates import rates
+from reports.rates import one_ladder, rates, which_ladder
 from reports.summary import default_lr
 
 TITLE = "Best learning rate against size"
 PLACE = 4
 ABSENT = "No learning rate was searched."
 ALT = "chosen learning rate against parameters on log axes, a point for each rung and a line at the default rate."
-COLUMNS = ["rung", "n_params", "lr", "lr_status", "fitted_low", "fitted_high", "low", "high", "highest_stable_lr"]
+COLUMNS = ["rung", "n_params", "lr", "lr_status", "fitted_low", "fitted_high", "low", "high", "highest_stable_lr", "parametrization"]
 LAW_COLUMNS = ["law_lr", "law_low", "law_high", "p", "p_low", "p_high", "held_out_lr", "held_out_low", "held_out_high", "held_out_cost"]
 LAW_POINTS = 40
 
@@ -26,7 +26,7 @@ def prepare(results: Results) -> pd.DataFrame:
     frame = results.searches[COLUMNS].dropna(subset=["lr"]).merge(style.places(results), on="rung").sort_values("place")
     if frame.empty:
         return frame.assign(default_lr=numbers.NAN)
-    law = rates(results).law
+    law, ladder = rates(results).law, one_ladder(results.searches)
     rows = frame.assign(**dict.fromkeys(LAW_COLUMNS, numbers.NAN))
     if law.status == "fitted":
         ends = frame["n_params"].min(), frame["n_params"].max()
@@ -36,7 +36,7 @@ def prepare(results: Results) -> pd.DataFrame:
         if held is not None:
             own = {"held_out_lr": held.predicted.lr, "held_out_low": held.predicted.low, "held_out_high": held.predicted.high}
             for name, value in {**own, "held_out_cost": held.cost}.items():
-                rows.loc[rows["n_params"] == held.n_params, name] = value
+                rows.loc[(rows["n_params"] == held.n_params) & rows["rung"].isin(ladder["rung"]), name] = value
         rows = pd.concat([rows, drawn.assign(p=law.p, p_low=law.p_low, p_high=law.p_high)], ignore_index=True)
     rows["default_lr"] = default_lr(results)
     return rows.reset_index(drop=True)
@@ -110,7 +110,8 @@ def caption(frame: pd.DataFrame) -> str:
     line = ""
     if len(law):
         p, low, high = (numbers.fixed(float(law[name].iloc[0]), 2) for name in ("p", "p_low", "p_high"))
-        line = f" The law through the resolved rungs is N^-p with p = {p} [{low}, {high}], by a bootstrap from the trials on.{_held(frame)}"
+        of = f" The law through the resolved rungs{which_ladder(frame)}"
+        line = f"{of} is N^-p with p = {p} [{low}, {high}], by a bootstrap from the trials on.{_held(frame)}"
     return f"The learning rate chosen for each size.{bars}{hollow}{arrow}{line}"
 
 
