@@ -19,7 +19,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 HEAD = """# The study file
 
-<!-- Generated from harness/spec.py by `make schema`; change the text there. -->
+<!-- Generated from harness/spec.py and its blocks' modules by `make schema`; change the text there. -->
 
 A study is one YAML file: one question, and all that is needed to answer it. `python -m harness.run studies/NAME.yaml` checks it, shows
 what it plans with `--plan`, and runs it. The least that it can say:

@@ -56,8 +56,8 @@ class ModelSpec(Block):
         if self.parametrization == "standard" and self.mup_base is not None:
             raise misfit("mup_base", "only mup compares with a base: set parametrization to mup or both, or leave mup_base out")
         if self.parametrization != "standard" and self.mup_base is None:
-            what = f"parametrization {self.parametrization} needs a model size to compare widths with, such as the smallest rung"
-            raise misfit("mup_base", f"{what} ({rung_name(self.rungs[0])})")
+            what = f"{self.parametrization} needs model.mup_base, a model size to compare widths with"
+            raise misfit("parametrization", f"{what}, such as the smallest rung ({rung_name(self.rungs[0])})")
         return self
 
     @property

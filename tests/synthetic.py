@@ -5,6 +5,7 @@ and a flat optimum, samples of hostile text, an ablation and two invocations.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,26 @@ def synthetic_results(
         searches=_frame(make.searches, SEARCH_COLUMNS),
         invocations=_invocations(),
     )
+
+
+def in_both(results: Results) -> Results:
+    """The same study with a twin in muP of every trained rung, which came to the same end."""
+    names = {rung["rung"] for rung in results.plan["rungs"] if not rung["skipped"]}
+
+    def doubled(table: pd.DataFrame) -> pd.DataFrame:
+        twins = table[table["rung"].isin(names)].assign(rung=lambda rows: rows["rung"] + "-mup")
+        if "key" in table:
+            twins["key"] = "m" + twins["key"]
+        both = (
+            [table.assign(parametrization="standard"), twins.assign(parametrization="mup")]
+            if "parametrization" in table
+            else [table, twins]
+        )
+        return pd.concat(both, ignore_index=True)
+
+    twins = [rung | {"rung": f"{rung['rung']}-mup", "mup_base": {"d_model": 20}} for rung in results.plan["rungs"] if rung["rung"] in names]
+    tables = {name: doubled(getattr(results, name)) for name in ("runs", "evaluations", "samples", "searches")}
+    return replace(results, plan={**results.plan, "rungs": [*results.plan["rungs"], *twins]}, **tables)
 
 
 def _top1(nll: float) -> float:

@@ -19,8 +19,8 @@ from harness import plugins
 from harness.results import Results
 from reports import style
 from reports.document import FIGURES, figures
-from reports.rates import ceiling
-from tests.synthetic import synthetic_results
+from reports.rates import ceiling, rates
+from tests.synthetic import in_both, synthetic_results
 
 NAMES = plugins.names(FIGURES)
 STUDIES = {
@@ -28,11 +28,17 @@ STUDIES = {
     "eight rungs": synthetic_results(8),
     "one seed, no floor": synthetic_results(4, seeds=1, floor=False),
     "a grid of budgets": synthetic_results(8, budgets=(0.5, 0.25), batches=(16, 64, 256)),
+    "both parametrizations": in_both(synthetic_results(4)),
 }
 SMALLEST_PT = 8
-# What a study can't show: a law needs three sizes; budgets and batch sizes must be asked for, as that of budgets does.
-PLAIN = ("two rungs", "eight rungs", "one seed, no floor")
-EMPTY = {("specification", "two rungs"), *((name, study) for name in ("critical_batch", "token_budgets") for study in PLAIN)}
+# What a study can't show: a law needs three sizes; budgets, batch sizes and both parametrizations must be asked for.
+EMPTY = {
+    ("specification", "two rungs"),
+    *((name, study) for name in ("critical_batch", "token_budgets") for study in STUDIES if study != "a grid of budgets"),
+    *(("parametrizations", study) for study in STUDIES if study != "both parametrizations"),
+}
+# A study that has something for a figure.
+FULL = {name: "both parametrizations" if name == "parametrizations" else "a grid of budgets" for name in NAMES}
 
 
 def texts(figure: Figure) -> list[tuple[str, Bbox]]:
@@ -97,7 +103,7 @@ def test_no_text_is_cut_or_covered(name: str, study: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_figure_is_drawn_from_what_its_csv_holds(name: str) -> None:
-    module, frame = drawn(name, "a grid of budgets")
+    module, frame = drawn(name, FULL[name])
     again = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
     assert picture(module.draw(frame)) == picture(module.draw(again))
 
@@ -105,7 +111,7 @@ def test_a_figure_is_drawn_from_what_its_csv_holds(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_of_a_column_is_shown(name: str) -> None:
     module = plugins.load(FIGURES, name, "figure")
-    figure = module.draw(module.prepare(STUDIES["a grid of budgets"]))
+    figure = module.draw(module.prepare(STUDIES[FULL[name]]))
     assert not [text for text, _ in texts(figure) if "_" in text]
 
 
@@ -220,3 +226,22 @@ def picture(figure: Figure) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=40, metadata={"Software": None})
     return data.getvalue()
+
+
+def test_bowls_of_both_parametrizations_share_axes_and_say_how_far_the_best_rate_moves() -> None:
+    module, results = plugins.load(FIGURES, "parametrizations", "figure"), STUDIES["both parametrizations"]
+    stays = results.searches["lr"].where(results.searches["parametrization"] == "standard", 2e-3)
+    frame = module.prepare(replace(results, searches=results.searches.assign(lr=stays)))
+    standard, mup = (frame[frame["parametrization"] == name] for name in ("standard", "mup"))
+    assert len(standard) == len(mup) > 0 and list(standard["place"]) == list(mup["place"])
+    left, right = module.draw(frame).axes
+    assert left.get_ylim() == right.get_ylim() and left.get_xlim() == right.get_xlim()
+    said = module.caption(frame)
+    assert "In muP the best rate stays" in said and "In standard the best rate falls by a factor of" in said
+
+
+def test_the_law_of_the_rates_is_over_one_parametrization() -> None:
+    results = STUDIES["both parametrizations"]
+    alone, both = rates(synthetic_results(4)), rates(results)
+    assert both.law.n_rungs == alone.law.n_rungs and both.law.p == alone.law.p
+    assert len(both.optima) == 2 * len(alone.optima)

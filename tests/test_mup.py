@@ -2,23 +2,25 @@
 
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from harness.coordinates import Sizes, check
 from harness.crew import Crew
+from harness.errors import StudyError
 from harness.ladder import Rung, resolve
+from harness.results import from_record
 from harness.runspec import RunSpec
 from harness.spec import ModelSpec, Shape
-from harness.state import build_model, restore, snapshot, start
+from harness.state import restore, snapshot, start
 from harness.train import update
 from models import decoder
 from models._mup import Base, by_rate
 from models.decoder import FAMILIES, Model
-from tests import tiny
+from tests import inline, tiny
 from tests.packing import packed
 from tests.test_crew import crew_step, lone_step
 
@@ -178,9 +180,30 @@ def test_a_ladder_in_both_parametrizations_has_every_rung_twice() -> None:
     assert [(rung.name, rung.mup_base) for rung in alone][1] == ("wide", {"d_model": 8, "n_head": 2, "d_head": 8, "d_ff": 32})
 
 
-def test_a_model_built_from_a_run_knows_its_base() -> None:
-    built = build_model(spec())
-    assert isinstance(built, nn.Module) and built.mup.d_model == 4.0 and built.mup.d_ff == 8.0
+def test_a_name_that_a_twin_takes_is_refused() -> None:
+    rungs = [Shape(name=name, n_layer=1, d_model=width, n_head=1, d_ff=8) for name, width in (("a", 4), ("a-mup", 8))]
+    with pytest.raises(StudyError, match="a-mup is also the name of a in muP"):
+        resolve(ModelSpec(rungs=rungs, parametrization="both", mup_base="20k"), 29, 150)
+    with pytest.raises(StudyError, match=r"model.mup_base: 1k: no decoder"):
+        resolve(ModelSpec(rungs=("20k",), parametrization="mup", mup_base="1k"), 29, 150)
+
+
+def test_a_study_of_both_trains_every_rung_twice_and_the_base_alike(tmp_path: Path) -> None:
+    tiny_rung = inline.STUDY["model"]["rungs"][0]
+    model = {"rungs": [tiny_rung, tiny_rung | {"name": "wide", "d_model": 8, "d_ff": 16}], "parametrization": "both", "mup_base": tiny_rung}
+    study = inline.prepared(model=model, search={"trials": 2})
+    record = inline.run(study, tmp_path)
+    runs = from_record(record).runs
+    assert set(zip(runs["rung"], runs["parametrization"], strict=True)) == {
+        ("tiny", "standard"), ("tiny-mup", "mup"), ("wide", "standard"), ("wide-mup", "mup"),
+    }  # fmt: skip
+    at_default = runs[(runs["stage"] == "search") & (runs["trial"] == 0)].set_index("rung")["val_loss"]
+    # At the base both are the same model, elsewhere they are not.
+    assert at_default["tiny"] == at_default["tiny-mup"] and at_default["wide"] != at_default["wide-mup"]
+    assert runs["key"].is_unique and set(from_record(record).searches["parametrization"]) == {"standard", "mup"}
+    said: list[str] = []
+    inline.run(study, tmp_path, inline.Watch(on_event=lambda event: said.append(event["event"])))
+    assert not said
 
 
 BASE_RUNG = Rung("base", "assignment", "decoder", {"n_layer": 2, "d_model": 16, "n_head": 2, "d_head": 16, "d_ff": 32}, counts=None)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import pytest
 from harness.errors import StudyError
 from harness.plan import COSMETIC, OVERHEAD_S, Plan, duration, runs_of, study_digest
 from harness.pricing import MARGIN, RUN_BYTES, STEP_BYTES, ablation_steps, budget_steps
+from harness.runspec import digest
 from harness.spec import Study
 from tests.fakes import COST, LENGTHS, MACHINE, SIZE, make_costs, make_ladder, make_plan, make_study
 
@@ -257,6 +258,15 @@ def test_every_key_of_a_study_is_looked_at() -> None:
 def test_only_cosmetic_keys_leave_the_digest_of_a_study_alone(key: str) -> None:
     same = study_digest(make_study(**{key: CHANGES[key]})) == study_digest(make_study())
     assert same == (key in COSMETIC) == (key in {"question", "hypothesis", "within", "report", "checkpoints"})
+
+
+def test_a_study_that_says_nothing_of_parametrizations_is_the_one_it_was_before_there_were_two() -> None:
+    study = make_study()
+    plain = {key: value for key, value in study.model_dump(mode="json").items() if key not in COSMETIC}
+    del plain["model"]["parametrization"], plain["model"]["mup_base"]
+    assert study_digest(study) == digest(plain)
+    mup = make_study(model={"rungs": ["20k"], "parametrization": "mup", "mup_base": "20k"})
+    assert study_digest(mup) != study_digest(make_study(model={"rungs": ["20k"]}))
 
 
 @pytest.mark.parametrize(

@@ -280,3 +280,15 @@ def test_the_plan_of_a_changed_study_does_not_count_another_plans_runs(copied: P
     assert f"to run 0 of {toy.N_RUNS} ({toy.N_RUNS} done" in capsys.readouterr().out
     assert run.main(["toy.yaml", "--plan", "--set", "train.max_steps=15"]) == 0
     assert f"to run {toy.N_RUNS} of {toy.N_RUNS} (0 done" in capsys.readouterr().out
+
+
+def test_the_coordinate_check_prints_both_parametrizations_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(folder)
+    assert run.main(["toy.yaml", "--coord-check"]) == 0
+    out = capsys.readouterr().out
+    assert tree(folder) == before and "nothing written" in out
+    lines = [line.split() for line in out.splitlines()]
+    heads = [line for line in lines if line[:1] in (["standard"], ["mup"])]
+    assert [head[0] for head in heads] == ["standard", "mup"] and all(width in heads[0] for width in ("8", "16", "32", "64"))
+    places = [line[0] for line in lines if line and line[-1].startswith("w^")]
+    assert places == 2 * ["embedding", "scores", "attention", "MLP", "logits"]

@@ -159,6 +159,10 @@ REFUSED: list[tuple[str, str, str]] = [
     ("model.rungs=[20k, 20K]", "model.rungs", "the rung 20k is given twice"),
     ("model.rungs=[../x]", "model.rungs.0", "must be a target such as 500k, the name of a shape"),
     ("model.rungs=[0k]", "model.rungs.0", "must be a count such as 500k or 2M, not '0k'"),
+    ("model.parametrization=mp", "model.parametrization", "must be standard, mup or both, not 'mp'. Did you mean mup?"),
+    ("model.parametrization=mup", "model.parametrization", "mup needs model.mup_base, a model size to compare widths with"),
+    ("model.mup_base=20k", "model.mup_base", "only mup compares with a base"),
+    ("model.mup_base=../x", "model.mup_base", "must be a target such as 500k, the name of a shape"),
     ("model.rungs=[{name: a, n_layer: 1}]", "model.rungs.0.d_model", "this key is required"),
     ("train.epochs=null", "train.epochs", "a run must end: give at least one of epochs, tokens and max_steps"),
     ("train.epochs=.inf", "train.epochs", "must be a number > 0 and <= 1e9 or null, not inf"),
@@ -196,6 +200,14 @@ def test_refusals_name_the_key_and_say_what_would_be_right(tmp_path: Path, overr
     assert first.startswith("--set ") and f": {key}: " in first and what in text, text
     assert all(line.endswith("Nothing was run.") for line in text.splitlines()), text
     assert "Input should" not in text and "pydantic" not in text and "\\n" not in text.replace(override, "").replace("'a\\n'", "")
+
+
+@pytest.mark.parametrize("search", ["search.order=in_turn", "search.transfer=predict"])
+def test_rates_are_not_predicted_along_two_parametrizations_at_once(tmp_path: Path, search: str) -> None:
+    mup = ["model.mup_base=20k", search]
+    assert load_text(tmp_path, MINIMAL, "model.parametrization=mup", *mup).model.parametrization == "mup"
+    with pytest.raises(StudyError, match="no single ladder to predict rates along"):
+        load_text(tmp_path, MINIMAL, "model.parametrization=both", *mup)
 
 
 def test_cross_checks_hold_for_studies_built_in_code_too() -> None:

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -129,7 +128,7 @@ def _moved(rows: pd.DataFrame, title: str) -> str:
     if len(own) < 2:
         return ""
     first, last = own.iloc[0], own.iloc[-1]
-    times = float(np.exp(abs(np.log(last["best_lr"] / first["best_lr"]))))
-    way = "falls" if last["best_lr"] < first["best_lr"] else "rises"
+    low, high = sorted((float(first["best_lr"]), float(last["best_lr"])))
+    way = f"{'falls' if last['best_lr'] < first['best_lr'] else 'rises'} by a factor of {high / low:.2g}" if low < high else "stays"
     ends = f"from {power(first['best_lr'])} at {first['rung']} to {power(last['best_lr'])} at {last['rung']}"
-    return f"In {title} the best rate {way} by a factor of {times:.2g}, {ends}, {last['d_model'] / first['d_model']:.3g} times as wide."
+    return f"In {title} the best rate {way}, {ends}, {last['d_model'] / first['d_model']:.3g} times as wide."
