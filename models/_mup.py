@@ -1,4 +1,4 @@
-"""Maximal update parametrisation (muP) of the decoder: by what its first weights, its rates and its products are scaled, from a base shape.
+"""Maximal update parametrization (muP) of the decoder: by what its first weights, its rates and its products are scaled, from a base shape.
 
 Yang et al. 2022 (Tensor Programs V, arXiv 2203.03466): Table 8, the formulation that allows tied embeddings, in the columns for Adam, and
 the 1/d attention of Definition 4.1. Its "fan_in" stands here as fan_in over the base's: at the base every factor is 1, and the model is the
@@ -32,7 +32,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Scaling:
-    """How many times as wide as its base a model is, by dimension; `inner` is n_head x d_head. All 1: the standard parametrisation.
+    """How many times as wide as its base a model is, by dimension; `inner` is n_head x d_head. All 1: the standard parametrization.
 
     `scores`: the factor of queries times keys; None for d_head^(-1/2).
     """
@@ -84,7 +84,7 @@ def is_hidden(name: str) -> bool:
 def by_rate(model: nn.Module) -> list[tuple[float, dict[str, nn.Parameter]]]:
     """A model's parameters in groups that share the factor of their rate, highest factor first, each in the model's own order.
 
-    One group holds all where no factor differs: under the standard parametrisation, and for architectures that have no other.
+    One group holds all where no factor differs: under the standard parametrization, and for architectures that have no other.
     """
     scaling = vars(model).get("mup", Scaling())
     named = sorted(((scaling.rate(name), name, p) for name, p in model.named_parameters()), key=lambda one: -one[0])

@@ -184,8 +184,8 @@ def test_a_name_that_a_twin_takes_is_refused() -> None:
     rungs = [Shape(name=name, n_layer=1, d_model=width, n_head=1, d_ff=8) for name, width in (("a", 4), ("a-mup", 8))]
     with pytest.raises(StudyError, match="a-mup is also the name of a in muP"):
         resolve(ModelSpec(rungs=rungs, parametrization="both", mup_base="20k"), 29, 150)
-    with pytest.raises(StudyError, match=r"model.mup_base: 1k: no decoder"):
-        resolve(ModelSpec(rungs=("20k",), parametrization="mup", mup_base="1k"), 29, 150)
+    with pytest.raises(StudyError, match=r"model.mup_base: 50: no decoder"):
+        resolve(ModelSpec(rungs=("20k",), parametrization="mup", mup_base="50"), 29, 150)
 
 
 def test_a_study_of_both_trains_every_rung_twice_and_the_base_alike(tmp_path: Path) -> None:
