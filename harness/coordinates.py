@@ -64,6 +64,8 @@ def check(
     Raises:
         StudyError: the architecture has no muP.
     """
+    # Models this small gain nothing from more.
+    torch.set_num_threads(1)
     arch = plugins.load("models", spec.arch, "architecture")
     if not hasattr(arch, "Base"):
         raise StudyError(f"--coord-check: {spec.arch} has the standard parametrization alone. Nothing was run.")

@@ -237,11 +237,10 @@ def test_bowls_of_both_parametrizations_share_axes_and_say_how_far_the_best_rate
     left, right = module.draw(frame).axes
     assert left.get_ylim() == right.get_ylim() and left.get_xlim() == right.get_xlim()
     said = module.caption(frame)
-    assert "In muP the best rate stays" in said and "In standard the best rate falls by a factor of" in said
+    assert "In muP the best rate stays" in said and "In the standard one the best rate falls by a factor of" in said
 
 
 def test_the_law_of_the_rates_is_over_one_parametrization() -> None:
-    results = STUDIES["both parametrizations"]
-    alone, both = rates(synthetic_results(4)), rates(results)
-    assert both.law.n_rungs == alone.law.n_rungs and both.law.p == alone.law.p
+    alone, both = rates(STUDIES["eight rungs"]), rates(in_both(STUDIES["eight rungs"]))
+    assert both.law.status == "fitted" and both.law.n_rungs == alone.law.n_rungs and both.law.p == alone.law.p
     assert len(both.optima) == 2 * len(alone.optima)

@@ -21,6 +21,7 @@ ALT = (
     "two panels, standard left and muP right, with validation loss against learning rate, a curve for each width and its best rate marked."
 )
 PANELS = {"standard": "standard", "mup": "muP"}
+IN_WORDS = {"standard": "In the standard one", "mup": "In muP"}
 SEARCH = ["rung", "parametrization", "lr", "lr_status", "fitted_low", "fitted_high", "best_val_loss", "fitted_val_loss"]
 COLUMNS = [
     "parametrization",
@@ -113,7 +114,7 @@ def _handles(frame: pd.DataFrame) -> list[Line2D]:
 
 def caption(frame: pd.DataFrame) -> str:
     """What to see: how far the best rate moves from the narrowest model to the widest in either parametrization."""
-    said = [sentence for name, title in PANELS.items() if (sentence := _moved(frame[frame["parametrization"] == name], title))]
+    said = [sentence for name, words in IN_WORDS.items() if (sentence := _moved(frame[frame["parametrization"] == name], words))]
     loose = frame[frame["lr_status"] != "resolved"]["rung"].unique()
     hollow = f" Hollow, the best trial: {listed([str(rung) for rung in loose])}." if len(loose) else ""
     bars = " Bars are 95 % intervals of fitted minima." if frame["low"].notna().any() else ""
@@ -122,7 +123,7 @@ def caption(frame: pd.DataFrame) -> str:
     return f"Trials of all widths; large points are best rates. {' '.join(said)}{bars}{hollow}{left}"
 
 
-def _moved(rows: pd.DataFrame, title: str) -> str:
+def _moved(rows: pd.DataFrame, words: str) -> str:
     """From where to where the best rate goes, and how many times as wide the models become."""
     own = rows.drop_duplicates("rung").sort_values("place").dropna(subset=["best_lr"])
     if len(own) < 2:
@@ -131,4 +132,4 @@ def _moved(rows: pd.DataFrame, title: str) -> str:
     low, high = sorted((float(first["best_lr"]), float(last["best_lr"])))
     way = f"{'falls' if last['best_lr'] < first['best_lr'] else 'rises'} by a factor of {high / low:.2g}" if low < high else "stays"
     ends = f"from {power(first['best_lr'])} at {first['rung']} to {power(last['best_lr'])} at {last['rung']}"
-    return f"In {title} the best rate {way}, {ends}, {last['d_model'] / first['d_model']:.3g} times as wide."
+    return f"{words} the best rate {way}, {ends}, {last['d_model'] / first['d_model']:.3g} times as wide."

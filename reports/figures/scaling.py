@@ -34,7 +34,7 @@ def prepare(results: Results) -> pd.DataFrame:
 def _rows(rung: Rung, metric: str) -> list[dict[str, object]]:
     found = rung.nll if metric == "test_nll" else rung.top1
     flops = rung.ladder[rung.ladder["status"] == "completed"]["train_flops"].mean()
-    common = {"rung": rung.name, "n_params": rung.n_params, "train_flops": flops, "metric": metric}
+    common = {"rung": rung.name, "family": rung.family, "n_params": rung.n_params, "train_flops": flops, "metric": metric}
     rows: list[dict[str, object]] = []
     if found:
         rows.append(
@@ -68,7 +68,9 @@ def draw(frame: pd.DataFrame) -> Figure:
 def _panel(ax: Axes, rows: pd.DataFrame, metric: str, x: str) -> None:
     unit = 1 if metric == "test_nll" else 100
     tuned, default = rows[rows["lr_source"] == "tuned"], rows[rows["lr_source"] == "default"]
-    ax.plot(tuned[x], tuned["mean"] * unit, color=style.LIGHT, zorder=1)
+    # What differs in more than size is not joined.
+    for _, ladder in tuned.groupby("family", sort=False, dropna=False):
+        ax.plot(ladder[x], ladder["mean"] * unit, color=style.LIGHT, zorder=1)
     low, high = limits(rows, metric)
     inside = default[default["mean"].between(low, high) & (default["status"] == "completed")]
     ax.plot(inside[x], inside["mean"] * unit, color=style.DEFAULT_COLOR, linestyle=":", linewidth=1, zorder=1)
