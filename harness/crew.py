@@ -52,7 +52,7 @@ class Crew:
 
     def _parts(self, row: Tensor) -> tuple[Tensor, ...]:
         """A row, or its gradient, by the factor of the rate."""
-        return row.split([size for _, size in self.model.parts])
+        return torch.split(row, [size for _, size in self.model.parts])
 
     def _groups(self, k: int) -> list[dict[str, Any]]:
         """Member k's groups in the optimizer."""
@@ -111,7 +111,7 @@ class Crew:
         """AdamW's moments of member k as a lone run's optimizer numbers them, for its checkpoint."""
         states, sizes = self._states(k), [weight.shape[1:] for weight in self.model.weights.values()]
         whole = {name: torch.cat([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")}
-        split = {name: values.split([size.numel() for size in sizes]) for name, values in whole.items()}
+        split = {name: torch.split(values, [size.numel() for size in sizes]) for name, values in whole.items()}
         return {
             i: {"step": states[0]["step"].clone()} | {name: parts[i].view(size).clone() for name, parts in split.items()}
             for i, size in enumerate(sizes)
