@@ -135,7 +135,8 @@ def _scores(attention: Any, x_NC: Tensor) -> Tensor:
     """Scores of all pairs of tokens in every head, (H, N, N); queries and keys aren't turned by position, which keeps their size."""
     q, k, _ = F.linear(x_NC, attention.qkv.weight, attention.qkv.bias).view(len(x_NC), 3, attention.n_head, -1).permute(1, 2, 0, 3)
     scale = attention.d_head**-0.5 if attention.scale is None else attention.scale
-    return q @ k.transpose(1, 2) * scale
+    scores: Tensor = q @ k.transpose(1, 2) * scale
+    return scores
 
 
 def _size(tensors: Sequence[Tensor]) -> float:
