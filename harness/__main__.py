@@ -19,12 +19,13 @@ from harness.plan import Plan
 from harness.record import Record
 from harness.repair import repair
 from harness.repeat import repeat
-from harness.results import Results, from_record, write_csv
+from harness.results import from_record, write_csv
 from harness.run import ROOT
 from harness.search_export import export
 from harness.text import visible, without_secrets
 from harness.writing import write_texts
-from reports import document, verify
+from reports import compare_document, compare_words, document, verify
+from reports.compare import compare
 from reports.tables import rung_table
 
 PLUGINS = {"archs": "models", "sources": "harness.data.sources", "tokenizers": "harness.data.tokenizers", "figures": "reports.figures"}
@@ -60,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     verb("status", status, "how far a study is").add_argument("study", metavar="STUDY")
-    made = verb("report", report, "write results.csv and the report again, from the record")
-    made.add_argument("study", metavar="STUDY")
+    made = verb("report", report, "write results.csv and the report again, from the record; of two studies: compare them")
+    made.add_argument("studies", metavar="STUDY", nargs="+", help="one, or two to be compared")
     made.add_argument("--no-times", action="store_true", help="leave out what differs between two machines")
     made.add_argument("--verify", action="store_true", help="write nothing: compute all again and compare with what is there")
     fit_arguments(verb("fit", fit, "fit E + A/N^alpha + B/D^beta to a CSV of anyone's runs"))
@@ -147,15 +148,19 @@ def status(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Rebuild what is made of the record, without training.
+    """Rebuild what is made of the record, without training; of two studies, set them side by side.
 
     Raises:
         DamageError: with `--verify`, something there is not what the record gives.
     """
-    folder, record = load(options.study)
+    if len(options.studies) > 1:
+        _compare(options.studies, options.verify)
+        return
+    folder, record = load(options.studies[0])
     results = from_record(record)
     if options.verify:
-        _verify(results, folder, not options.no_times)
+        formats = results.study["report"]["formats"]
+        _say_verified(verify.verify(results, folder, formats, times=not options.no_times), folder, folder.name)
         return
     write_csv(results.runs, folder / "results.csv")
     paths = document.write(results, folder / "report", results.study["report"]["formats"], times=not options.no_times)
@@ -165,13 +170,31 @@ def report(options: argparse.Namespace) -> None:
         console.say(f" {path}")
 
 
-def _verify(results: Results, folder: Path, times: bool) -> None:
-    found = verify.verify(results, folder, results.study["report"]["formats"], times)
+def _say_verified(found: verify.Verified, folder: Path, studies: str) -> None:
     if found.mismatches:
         listed = "".join(f"\n  {sentence}" for sentence in found.mismatches)
-        again = f"Was it edited, made by another version, or with other fonts? Write it again: python -m harness report {folder.name}"
+        again = f"Was it edited, made by another version, or with other fonts? Write it again: python -m harness report {studies}"
         raise DamageError(f"{folder}: {len(found.mismatches)} of {found.compared} files are not what the record gives. {again}{listed}")
-    print(f"{folder.name}: all {found.compared} files are what the record gives, to the byte")
+    print(f"{studies}: all {found.compared} files are what the record gives, to the byte")
+
+
+def _compare(studies: Sequence[str], verified: bool) -> None:
+    """Write the comparison of two studies into the folder of the first, or check what is there."""
+    loaded = [load(study) for study in studies]
+    names = [folder.name for folder, _ in loaded]
+    if len(loaded) > 2 or names[0] == names[1]:
+        raise StudyError(f"report takes one study, or two different ones to compare, not {' '.join(names)}. Nothing was written.")
+    a, b = (from_record(record) for _, record in loaded)
+    folder = loaded[0][0] / f"compared-with-{names[1]}"
+    if verified:
+        _say_verified(verify.verify_comparison(a, b, folder), folder, " ".join(names))
+        return
+    console = Console()
+    for sentence in compare_words.answer(compare(a, b)):
+        console.say(f" - {sentence}")
+    for path in compare_document.write(a, b, folder):
+        if path.parent == folder:
+            console.say(f" {path}")
 
 
 def fit(options: argparse.Namespace) -> None:

@@ -54,7 +54,7 @@ def changes(record: Record, study: Study, fingerprint: str) -> list[str]:
     """What a study says otherwise than the recorded one: `key: old -> new`, and whether that means other runs."""
     if not record.study:
         return []
-    old, new = _flat(record.study), _flat(censored(study.model_dump(mode="json")))
+    old, new = flat(record.study), flat(censored(study.model_dump(mode="json")))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     lines = [f"{key}: {old.get(key)} -> {new.get(key)}{_no_matter(key)}" for key in changed]
     before = record.data.get("fingerprint", fingerprint)
@@ -77,8 +77,9 @@ def _no_matter(key: str) -> str:
     return " (same runs)" if key.split(".")[0] in COSMETIC else ""
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as one level: `train.batch_size`."""
+    found: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
-    return flat
+        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, Mapping) else {f"{prefix}{key}": inner}
+    return found

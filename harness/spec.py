@@ -257,8 +257,8 @@ class Analysis(Block):
 class Report(Block):
     """What is written at the end."""
 
-    formats: Annotated[tuple[Literal["md", "pdf"], ...], Field(min_length=1), unique("format")] = ("md", "pdf")
-    """md (Markdown with figures) and pdf (typeset)."""
+    formats: Annotated[tuple[Literal["md", "pdf", "html"], ...], Field(min_length=1), unique("format")] = ("md", "pdf", "html")
+    """md (Markdown with figures), pdf (typeset) and html (one page with all figures inside)."""
 
 
 class Study(Block):

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from harness import durable, plugins
 from harness.errors import StudyError
 from harness.results import Results
-from reports import contents, exact, markdown, pdf, style
-from reports.blocks import Picture
+from reports import contents, exact, html, markdown, pdf, style
+from reports.blocks import Document, Picture
 
-FORMATS = ("md", "pdf")
+FORMATS = ("md", "pdf", "html")
 FIGURES = "reports.figures"
 
 
@@ -29,19 +29,28 @@ def write(results: Results, folder: Path, formats: Sequence[str], times: bool = 
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
-        raise StudyError(f"report.formats: {unknown[0]!r} is not a format.{plugins.nearest(unknown[0], list(FORMATS))} There are: md, pdf.")
+        near = plugins.nearest(unknown[0], list(FORMATS))
+        raise StudyError(f"report.formats: {unknown[0]!r} is not a format.{near} There are: {', '.join(FORMATS)}.")
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     pictures, absent, files = _draw_all(results, folder / "figures")
-    document = contents.build(results, pictures, absent, times)
+    written = render(contents.build(results, pictures, absent, times), folder, formats)
+    written.append(folder / "numbers.json")
+    durable.replace(written[-1], exact.render(results), "report")
+    return written + files
+
+
+def render(document: Document, folder: Path, formats: Sequence[str]) -> list[Path]:
+    """The document in each format, beside its figures."""
     written = []
     if "md" in formats:
         written.append(folder / "report.md")
         durable.replace(written[-1], markdown.render(document).encode(), "report")
     if "pdf" in formats:
         written.append(pdf.write(document, folder))
-    written.append(folder / "numbers.json")
-    durable.replace(written[-1], exact.render(results), "report")
-    return written + files
+    if "html" in formats:
+        written.append(folder / "report.html")
+        durable.replace(written[-1], html.render(document, folder).encode(), "report")
+    return written
 
 
 def figures() -> list[tuple[str, ModuleType]]:
@@ -62,14 +71,14 @@ def _draw_all(results: Results, folder: Path) -> tuple[list[Picture], list[str],
             absent.append(f"{module.TITLE}: left out. {module.ABSENT}")
             continue
         frame.to_csv(paths[0], index=False)
-        _save(module.draw(frame), paths[1], paths[2])
+        save(module.draw(frame), paths[1], paths[2])
         pictures.append(Picture(name, f"{module.TITLE}: {module.ALT}", module.caption(frame)))
         files += paths
     return pictures, absent, files
 
 
-def _save(figure: Figure, svg: Path, png: Path) -> None:
-    """Both formats without date or version, so that bytes repeat."""
+def save(figure: Figure, svg: Path, png: Path) -> None:
+    """A figure in both formats, without date or version, so that bytes repeat."""
     with rc_context(style.RC):
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
         figure.savefig(png, dpi=style.DPI, metadata={"Software": None})

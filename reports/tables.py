@@ -236,6 +236,7 @@ def run_name(run: pd.Series) -> str:
     if run["status"] == "skipped":
         return f"{run['rung']}, all runs"
     texts = f", {count(run['train_texts'])} texts" if run["stage"] == "ablation" else ""
+    texts += f", {short(run['train_tokens'])} tokens" if run["stage"] == "budget" and numbers.known(run["train_tokens"]) else ""
     default = " (default)" if run["lr_source"] == "default" else ""
     return f"{run['rung']}{texts}, seed {count(run['seed'])}, rate {power(run['lr'])}{default}"
 

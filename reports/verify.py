@@ -4,16 +4,16 @@ A study's results and the files that lie there go in; what differs comes out, wi
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from harness.results import Results, write_csv
-from reports import document
+from reports import compare_document, document
 
-TEXT = (".md", ".csv", ".json", ".svg")
+TEXT = (".md", ".html", ".csv", ".json", ".svg")
 SHOWN = 60
 
 
@@ -32,18 +32,30 @@ def verify(results: Results, folder: Path, formats: Sequence[str], times: bool =
         folder: the study's own. Nothing in it is written.
         times: as the report was written.
     """
-    with TemporaryDirectory() as name:
-        fresh = Path(name)
+
+    def write(fresh: Path) -> None:
         write_csv(results.runs, fresh / "results.csv")
         document.write(results, fresh / "report", formats, times)
-        there, made = _files(folder), _files(fresh)
+
+    return _verified(folder, write, ("results.csv", "report/**/*"))
+
+
+def verify_comparison(a: Results, b: Results, folder: Path) -> Verified:
+    """Compare what lies in a comparison's own folder with what the two records give."""
+    return _verified(folder, lambda fresh: compare_document.write(a, b, fresh), ("**/*",))
+
+
+def _verified(folder: Path, write: Callable[[Path], object], patterns: Sequence[str]) -> Verified:
+    with TemporaryDirectory() as name:
+        fresh = Path(name)
+        write(fresh)
+        there, made = _files(folder, patterns), _files(fresh, patterns)
         found = [_compared(path, folder / path, fresh / path) for path in sorted(there | made)]
     return Verified(len(made), tuple(sentence for sentence in found if sentence))
 
 
-def _files(folder: Path) -> set[Path]:
-    inside = {path.relative_to(folder) for path in (folder / "report").rglob("*") if path.is_file()}
-    return inside | ({Path("results.csv")} if (folder / "results.csv").exists() else set())
+def _files(folder: Path, patterns: Sequence[str]) -> set[Path]:
+    return {path.relative_to(folder) for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
 
 
 def _compared(name: Path, there: Path, made: Path) -> str:

@@ -187,6 +187,28 @@ def test_a_report_is_verified_against_the_record_and_nothing_is_written(copied: 
     assert "report/report.md, line " in err and "python -m harness report toy" in err
 
 
+def test_two_studies_are_compared_beside_the_first_and_verified(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(copied / "mlruns/toy", copied / "mlruns/other")
+    assert verbs.main(["report", "toy", "other"]) == 0
+    out = capsys.readouterr().out
+    # A copy has the very same runs.
+    assert "of the very same runs at small and large" in out and "mlruns/toy/compared-with-other/report.html" in out
+    before = tree(copied)
+    assert verbs.main(["report", "toy", "other", "--verify"]) == 0 and verbs.main(["report", "toy", "--verify"]) == 0
+    assert tree(copied) == before
+    page = copied / "mlruns/toy/compared-with-other/report.html"
+    page.write_text(page.read_text(encoding="utf-8").replace("very same", "Very same", 1), encoding="utf-8")
+    assert verbs.main(["report", "toy", "other", "--verify"]) == 6
+    assert "report.html, line " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("studies", [("toy", "toy"), ("toy", "toy", "toy"), ("toy", "tyo")])
+def test_what_is_not_two_studies_is_not_compared(finished: Path, capsys: pytest.CaptureFixture[str], studies: tuple[str, ...]) -> None:
+    before = tree(finished)
+    assert verbs.main(["report", *studies]) == 2
+    assert tree(finished) == before and capsys.readouterr().err
+
+
 def test_status_tells_how_far_a_study_is(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verbs.main(["status", "toy"]) == 0
     out = capsys.readouterr().out

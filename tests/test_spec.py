@@ -187,7 +187,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("within.gpu=5m", "within.gpu", "unknown key. Did you mean within.cpu?"),
     ("analysis.held_out=3M", "analysis.held_out", "3M is no rung of this study; there are 20k, "),
     ("analysis.held_out=null", "analysis.held_out", "must be"),
-    ("report.formats=[html]", "report.formats.0", "must be md or pdf, not 'html'"),
+    ("report.formats=[docx]", "report.formats.0", "must be md, pdf or html, not 'docx'"),
 ]
 
 

@@ -12,7 +12,7 @@ from reports.verify import verify
 from tests.synthetic import synthetic_results
 
 RESULTS = synthetic_results(4)
-FORMATS = ["md", "pdf"]
+FORMATS = ["md", "pdf", "html"]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,10 @@ def test_one_changed_digit_is_found_in_its_file_and_line(copied: Path) -> None:
     csv = copied / "results.csv"
     csv.write_text(csv.read_text().replace("completed", "Completed", 1))
     a, b = verify(RESULTS, copied, FORMATS).mismatches
+    page = copied / "report" / "report.html"
+    page.write_text(page.read_text().replace('<td class="numbers">229,871', '<td class="numbers">229,872', 1))
+    [c] = [said for said in verify(RESULTS, copied, FORMATS).mismatches if said.startswith("report/report.html, line ")]
+    assert "229,872" in c and "229,871" in c
     assert a.startswith(f"report/report.md, line {at + 1}: ") and "229,872" in a and "229,871" in a
     assert b.startswith("results.csv, line 2: ")
 
@@ -65,4 +69,11 @@ def test_a_record_that_says_otherwise_shows_in_every_place(written: Path) -> Non
     one = (RESULTS.runs["rung"] == "20k") & (RESULTS.runs["stage"] == "ladder") & (RESULTS.runs["seed"] == 1)
     changed = replace(RESULTS, runs=RESULTS.runs.assign(test_nll=RESULTS.runs["test_nll"] + 5.0 * one))
     differing = {sentence.split(",")[0].split(":")[0] for sentence in verify(changed, written, FORMATS).mismatches}
-    assert {"results.csv", "report/report.md", "report/report.pdf", "report/numbers.json", "report/figures/scaling.csv"} <= differing
+    assert {
+        "results.csv",
+        "report/report.md",
+        "report/report.pdf",
+        "report/report.html",
+        "report/numbers.json",
+        "report/figures/scaling.csv",
+    } <= differing

@@ -284,7 +284,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "x.typ").write_text("#panic()")
     hostile = replace(results, study=study, data=data, samples=samples, runs=runs, invocations=invocations)
-    document.write(hostile, folder / "report", ["md", "pdf"])
+    document.write(hostile, folder / "report", ["md", "pdf", "html"])
     write_csv(hostile.runs, folder / "results.csv")
     return folder
 
@@ -298,6 +298,18 @@ def test_texts_stay_text_in_the_markdown_report(reported: Path) -> None:
     targets = [str(token.attrs[name]) for token in tokens for name in ("href", "src") if name in token.attrs]
     assert targets and all(target.startswith("figures/") for target in targets)
     assert all(line.isprintable() for line in source.splitlines())
+
+
+def test_texts_stay_text_on_the_html_page(reported: Path) -> None:
+    source = (reported / "report/report.html").read_text(encoding="utf-8")
+    assert "alert(1)" in source and "evil.example" in source
+    tags = set(re.findall(r"<([a-z0-9]+)", source))
+    assert not tags & {"script", "iframe", "object", "svg", "form", "input", "b", "i"}
+    # What stands between the tags is text, whatever it looks like.
+    bare = re.sub(r">[^<]*<", "><", source)
+    addresses = re.findall(r"""\s(?:src|href|action|srcset)=["']?([^"'\s>]{1,40})""", bare)
+    assert "onerror=" not in bare
+    assert addresses and all(re.match(r"#s\d+$|data:image/svg\+xml;base64,", address) for address in addresses)
 
 
 def test_texts_stay_text_in_the_pdf_report(tmp_path: Path) -> None:
