@@ -342,6 +342,11 @@ def test_a_longer_training_is_asked_for_once() -> None:
     assert "longer training" in [limit.remedy for limit in limits(uncut)]
 
 
+def test_runs_of_one_seed_on_several_budgets_have_names_of_their_own() -> None:
+    names = tables.key_table(synthetic_results(2, budgets=(0.5, 0.25)))["Run"]
+    assert names.is_unique and "20k, 616k tokens, seed 0, rate 4.9e-3" in set(names)
+
+
 def test_the_rung_table_holds_the_means_of_completed_seeds_only() -> None:
     results = synthetic_results(4)
     spoiled = (results.runs["rung"] == "40k") & (results.runs["stage"] == "ladder") & (results.runs["seed"] == 2)
