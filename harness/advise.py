@@ -16,7 +16,7 @@ from harness import next_runs
 from harness.affordable import Budget, Market, Size, size_name
 from harness.analysis import design, information, repetition, seed_noise, study_runs, surface
 from harness.analysis.additive import Law, law
-from harness.analysis.fit import Fit
+from harness.analysis.fit import Fit, Prediction
 from harness.analysis.learning_rate_law import Law as RateLaw
 from harness.next_runs import NextRun
 from harness.plan import Plan
@@ -30,6 +30,10 @@ FAR, TOO_FAR = 10.0, 100.0
 RATE_FAR = 3.0
 # Sizes on each side of the best by which the growth of prices with size is measured.
 NEIGHBOURS = 3
+# An interval of the best size that spans more than this is no answer to lean on.
+VAGUE = 30.0
+# Losses that agree to the last digit would say everything.
+LEAST_NOISE = 1e-6
 NAN = float("nan")
 
 Narrow = Literal["size", "loss", "alpha"]
@@ -138,7 +142,7 @@ def advise(results: Results, budget: Budget, rates: RateLaw, narrow: Narrow = "s
     main = fitted.log_huber
     if main.status != "converged":
         return Advice("refused", f"the surface is {main.status}: {main.reason}", budget, (), len(runs), noise)
-    noise = float(np.std(main.scatter)) if np.isnan(noise) else noise
+    noise = max(float(np.std(main.scatter)) if np.isnan(noise) else noise, LEAST_NOISE)
     choice = _choice(main.law, budget, market)
     if isinstance(choice, str):
         return Advice("refused", choice, budget, (), len(runs), noise)
@@ -205,7 +209,7 @@ def _estimate(fit: Fit, choice: _Choice, market: Market) -> Estimate:
     elif len(fit.replicates):
         drawn = np.array([choice.best(law(theta, fit.data)) for theta in fit.replicates])
         (n_low, d_low), (n_high, d_high) = np.quantile(drawn, [(1 - fit.level) / 2, (1 + fit.level) / 2], axis=0)
-    expected = fit.predict(n, d)
+    expected = fit.predict(n, d) if len(fit.replicates) else Prediction(float(fit.law.loss(n, d)), NAN, NAN)
     return Estimate(fit.estimator, n, n_low, n_high, d, d_low, d_high, expected.loss, expected.low, expected.high, limited)
 
 
@@ -267,6 +271,9 @@ def _warnings(
         texts = int(np.ceil(market.data["n_train"] * wanted / market.unique_tokens))
         why = f"data would repeat: the best use would be {wanted:.3g} tokens, there are {market.unique_tokens:.3g}"
         said.append(f"{why}; this is the best that sees none twice. Better: {texts:,} training texts (data.texts)")
+    span = estimates[0].n_high / estimates[0].n_low
+    if span > VAGUE:
+        said.append(f"the interval of the best size spans a factor of {span:.2g}: the runs hardly say what it is")
     if len(estimates) == 1:
         said.append(f"VPNLS is {fitted.vpnls.status} ({fitted.vpnls.reason}), so that one estimator speaks alone")
     if fitted.gap:

@@ -14,6 +14,8 @@ from harness.plan import duration
 from harness.runspec import short_rate
 from harness.terminal import tokens
 
+# A size known less well than this has its interval as a factor.
+WIDE = 1.5
 ASKED = {"size": "the best size", "loss": "the loss to expect", "alpha": "alpha"}
 
 
@@ -71,7 +73,10 @@ def notes(advice: Advice) -> list[str]:
         rate = advice.rate
         interval = f" ({short_rate(rate.low)} to {short_rate(rate.high)})" if math.isfinite(rate.low) else ""
         lines.append(f"rate     {short_rate(rate.lr)}{interval}: {rate.source}")
-        lines.append(f"near     {_count(advice.near_low)} to {_count(advice.near_high)} parameters cost no more than seed noise in loss")
+        if math.isfinite(advice.near_low):
+            lines.append(
+                f"near     {_count(advice.near_low)} to {_count(advice.near_high)} parameters cost no more than seed noise in loss"
+            )
         lines.append(f"rests on {advice.runs} runs, seed noise {100 * advice.noise:.2g} %; intervals of 95 %, over bootstraps of runs")
     lines += [f"! {warning}" for warning in advice.warnings]
     return lines + _next(advice)
@@ -96,14 +101,18 @@ def _next(advice: Advice) -> list[str]:
 
 def _run(advice: Advice, i: int) -> str:
     run = advice.next_runs[i]
-    return f"{run.rung} on {tokens(run.train_tokens)} tokens ({_cost(run.cost, advice.budget)})"
+    seeds = f", {run.runs} seeds" if run.runs > 1 else ""
+    return f"{run.rung} on {tokens(run.train_tokens)} tokens{seeds} ({_cost(run.cost, advice.budget)})"
 
 
 def _half(advice: Advice, half: float) -> str:
     """Half an interval in the words of what it is of; that of a size is a factor."""
     if not math.isfinite(half):
         return "not known"
-    return f"within a factor of {math.exp(half):.3g}" if advice.narrow == "size" else f"+-{half:.2g}"
+    if advice.narrow != "size":
+        return f"+-{half:.2g}"
+    factor = math.exp(half)
+    return f"within a factor of {factor:.2g}" if factor > WIDE else f"+-{100 * (factor - 1):.2g} %"
 
 
 def _cost(amount: float, budget: Budget) -> str:

@@ -20,7 +20,7 @@ from harness.pricing import MARGIN
 from harness.spec import ModelSpec
 
 # Sizes that are looked at, from REACH times below the smallest rung to REACH times above the largest.
-SIZES, REACH = 120, 100.0
+SIZES, REACH = 150, 300.0
 # Texts of these lengths show how FLOPs a token grow with length; they are linear in it.
 SHORT, LONG = 16, 144
 

@@ -4,7 +4,7 @@ A study's runs, its fitted surface and the prices of sizes go in; a few runs com
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,14 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class NextRun:
-    """A further run: what it costs, and half the interval of what is asked for once it and those before it are known."""
+    """Further runs at one place: what they cost together, and half the interval asked for once they and those before them are known."""
 
     rung: str
     n_params: float
     train_tokens: float
     cost: float
     half_width: float
+    runs: int = 1
 
 
 def best(runs: pd.DataFrame, fit: Fit, noise: float, of: Callable[[Law], float], around: pd.DataFrame) -> tuple[float, tuple[NextRun, ...]]:
@@ -39,8 +40,15 @@ def best(runs: pd.DataFrame, fit: Fit, noise: float, of: Callable[[Law], float],
     known = information.knowledge(fit.law, runs[["n_params", "train_tokens"]].to_numpy(float), noise)
     drawn = [of(law(theta, fit.data)) for theta in fit.replicates]
     now = design.half_width(np.array(drawn), fit.level) if drawn else known.half_width(of, fit.level)
-    rows = information.next_runs(known, of, around).to_dict("records")
-    return now, tuple(NextRun(r["rung"], r["n_params"], r["train_tokens"], r["cost"], now * r["left"]) for r in rows)
+    found: list[NextRun] = []
+    for row in information.next_runs(known, of, around).to_dict("records"):
+        run = NextRun(row["rung"], row["n_params"], row["train_tokens"], row["cost"], now * row["left"])
+        last = found[-1] if found else None
+        if last is not None and (last.rung, last.train_tokens) == (run.rung, run.train_tokens):
+            run = replace(run, cost=last.cost + run.cost, runs=last.runs + 1)
+            found.pop()
+        found.append(run)
+    return now, tuple(found)
 
 
 def proposed(grid: design.Design, budget: Budget, market: Market) -> tuple[NextRun, ...]:

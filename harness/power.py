@@ -17,6 +17,7 @@ from harness.analysis.condition import PLAUSIBLE
 from harness.plan import Plan, duration
 from harness.pricing import MARGIN, RungPlan
 from harness.results import Results
+from harness.terminal import tokens
 
 # Where the study has no runs yet: standard deviation of log loss over seeds.
 NOISE = 0.005
@@ -43,11 +44,12 @@ ASSUMED = Prior(None, NOISE, f"published exponents and a seed noise of {100 * NO
 
 @dataclass(frozen=True)
 class Added:
-    """A run that would help, and its price on one worker."""
+    """Runs at one place that would help, one a seed, and the price of all of them on one worker."""
 
     rung: str
     n_params: int
     train_tokens: float
+    runs: int
     seconds: float
 
 
@@ -112,14 +114,14 @@ def power(plan: Plan, seeds: int, prior: Prior = ASSUMED) -> Power:
     law = prior.law or assumed(places)
     if grid.status == "identified":
         found = _widths(law, places, prior.noise)
-        more = _add(law, places, prior.noise, rungs)
+        more = _add(law, places, prior.noise, rungs, seeds)
         return Power("L(N, D)", grid.reason, **facts, alpha=found[0], beta=found[1], add=more, **_then(law, places, prior.noise, more))
     # Tokens are what they are: the law in size has all that does not fall with it in its E.
     own = np.array([(rung.n_params, rung.train_tokens) for rung in rungs for _ in range(seeds)], float)
-    tokens = float(np.exp(np.log(own[:, 1]).mean()))
-    in_size = Law(law.E + law.factors[1] * tokens ** -law.exponents[1], law.factors[:1], law.exponents[:1])
+    centre = float(np.exp(np.log(own[:, 1]).mean()))
+    in_size = Law(law.E + law.factors[1] * centre ** -law.exponents[1], law.factors[:1], law.exponents[:1])
     alpha, _ = _widths(in_size, own[:, :1], prior.noise)
-    more = _priced([(float(n), float(d)) for n, d in grid.add.itertuples(index=False)], rungs)
+    more = _priced([(float(n), float(d)) for n, d in grid.add.itertuples(index=False)], rungs, seeds)
     reason = grid.reason.partition(": add ")[0]
     return Power("L(N)", reason, **facts, alpha=alpha, add=more, **_then(law, places, prior.noise, more))
 
@@ -160,36 +162,37 @@ def _then(law: Law, places: np.ndarray, noise: float, added: Sequence[Added]) ->
     """The widths of the surface's exponents once runs are added."""
     if not added:
         return {}
-    alpha, beta = _widths(law, np.vstack([places, [(run.n_params, run.train_tokens) for run in added]]), noise)
+    more = [(run.n_params, run.train_tokens) for run in added for _ in range(run.runs)]
+    alpha, beta = _widths(law, np.vstack([places, more]), noise)
     return {"alpha_then": alpha, "beta_then": beta}
 
 
-def _add(law: Law, places: np.ndarray, noise: float, rungs: Sequence[RungPlan]) -> tuple[Added, ...]:
+def _add(law: Law, places: np.ndarray, noise: float, rungs: Sequence[RungPlan], seeds: int) -> tuple[Added, ...]:
     """Runs at the plan's sizes that narrow alpha most for their time, no token seen twice."""
     runs = [(float(rung.n_params), rung.train_tokens * share) for rung in rungs for share in SHARES if rung.epochs * share <= 1.0]
-    priced = _priced(runs, rungs)
+    priced = _priced(runs, rungs, seeds)
     table = pd.DataFrame([{"n_params": float(run.n_params), "train_tokens": run.train_tokens, "cost": run.seconds} for run in priced])
-    chosen = information.next_runs(information.knowledge(law, places, noise), information.alpha, table, ADDED)
-    return _priced([(n, d) for n, d, *_ in chosen.itertuples(index=False)], rungs)
+    chosen = information.next_runs(information.knowledge(law, places, noise), information.alpha, table, ADDED, seeds)
+    return _priced([(n, d) for n, d, *_ in chosen.itertuples(index=False)], rungs, seeds)
 
 
-def _priced(runs: Sequence[tuple[float, float]], rungs: Sequence[RungPlan]) -> tuple[Added, ...]:
+def _priced(runs: Sequence[tuple[float, float]], rungs: Sequence[RungPlan], seeds: int) -> tuple[Added, ...]:
     of = {float(rung.n_params): rung for rung in rungs}
-    return tuple(Added(of[n].rung, of[n].n_params, d, _seconds(of[n], d)) for n, d in runs)
+    return tuple(Added(of[n].rung, of[n].n_params, d, seeds, seeds * _seconds(of[n], d)) for n, d in runs)
 
 
-def _seconds(rung: RungPlan, tokens: float) -> float:
+def _seconds(rung: RungPlan, train_tokens: float) -> float:
     """A run of a rung on other tokens: its steps, and what comes beside them."""
     step_s = MARGIN * rung.step_s
     whole = rung.estimated_s / rung.runs if rung.run_s is None else rung.run_s
-    return max(whole - rung.steps * step_s, 0.0) + rung.steps * tokens / rung.train_tokens * step_s
+    return max(whole - rung.steps * step_s, 0.0) + rung.steps * train_tokens / rung.train_tokens * step_s
 
 
 def notes(found: Power, workers: int) -> list[str]:
     """The lines for people."""
     reach = f"{found.sizes} sizes over a factor of {found.size_reach:.3g}, tokens over {found.token_reach:.3g}"
-    crossed = f"{found.crossed_sizes} of them with 3 budgets" + ("" if found.condition is None else f", condition {found.condition:.2g}")
-    lines = [f"law      {found.law}: {reach}, {crossed}"]
+    condition = f", condition {found.condition:.3g}" if found.condition is not None and found.law == "L(N, D)" else ""
+    lines = [f"law      {found.law}: {reach}, {found.crossed_sizes} of them with 3 budgets{condition}"]
     if found.law != "L(N, D)":
         lines.append(f"! {found.reason}")
     if found.law == "none":
@@ -197,7 +200,8 @@ def notes(found: Power, workers: int) -> list[str]:
     widths = f"alpha to {_half(found.alpha)}" + ("" if found.beta is None else f" and beta to {_half(found.beta)}")
     lines.append(f"power    {widths} with {found.runs} runs (95 %, simulated; {found.prior})")
     if found.add:
-        added = ", ".join(f"{run.rung} on {run.train_tokens:.2g} tokens" for run in found.add)
+        each = f", {found.add[0].runs} seeds each" if found.add[0].runs > 1 else ""
+        added = ", ".join(f"{run.rung} on {tokens(run.train_tokens)} tokens" for run in found.add) + each
         extra = duration(sum(run.seconds for run in found.add) / workers)
         then = f"alpha to {_half(found.alpha_then)} and beta to {_half(found.beta_then)}"
         lines.append(f"add      {added} (+{extra}): {'L(N, D) with ' if found.law == 'L(N)' else ''}{then}")

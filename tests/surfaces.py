@@ -61,4 +61,6 @@ def _run(rung: str, stage: str, seed: int, lr: float, tokens: float, loss: float
     counts = {name: getattr(of, name) for name in ("non_embedding_params", "embedding_params", "head_params")}
     about = {"key": key, "name": key, "stage": stage, "status": "completed", "lr_source": "tuned", "seed": seed, "lr": lr}
     unique = LARGE.n_train * LARGE.mean_tokens
-    return counts | about | {"train_tokens": tokens, "unique_tokens": unique, "test_loss": loss, "epochs": tokens / unique}
+    return (
+        counts | about | {"train_tokens": tokens, "unique_tokens": unique, "test_loss": loss, "val_loss": loss, "epochs": tokens / unique}
+    )

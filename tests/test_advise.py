@@ -69,10 +69,10 @@ def test_without_noise_the_answer_is_the_best_of_all_shapes_that_can_be_built() 
     losses = TRUTH.loss(n, FLOPS.amount / np.array([size.flops_per_token for size in sizes]))
     best = exact.estimates[0]
     assert n[max(0, losses.argmin() - 2)] < best.n_params < n[losses.argmin() + 2]
-    assert best.loss == pytest.approx(losses.min(), rel=1e-4) and best.loss <= losses.min() * (1 + 1e-5)
     assert exact.estimates[1].n_params == pytest.approx(best.n_params, rel=1e-3)
     run = exact.training
     assert run is not None and run.n_params == pytest.approx(best.n_params, rel=0.02)
+    assert run.loss <= losses.min() * (1 + 1e-5) and run.loss == pytest.approx(best.loss, rel=1e-3)
     assert run.train_flops <= FLOPS.amount and run.train_flops == pytest.approx(FLOPS.amount, rel=0.01)
     assert run.six_nd == 6 * run.n_params * run.train_tokens and run.six_nd < 0.95 * run.train_flops
 
@@ -100,7 +100,7 @@ def test_the_next_runs_narrow_the_answer_and_cost_no_more_than_it(advice: Advice
     assert len(advice.next_runs) >= 1 and widths == sorted(widths, reverse=True)
     assert all(run.cost <= FLOPS.amount for run in advice.next_runs)
     best = advice.estimates[0]
-    assert advice.half_width == pytest.approx(np.log(best.n_high / best.n_low) / 2)
+    assert advice.half_width == pytest.approx(np.log(best.n_high / best.n_low) / 2, rel=0.05)
     alpha = ask(results, narrow="alpha")
     assert 0 < alpha.half_width < 0.5 and alpha.narrow == "alpha"
 
@@ -165,14 +165,19 @@ def test_repeated_data_and_another_form_are_refused() -> None:
     results = grid_results(grid_study())
     again = replace(results, runs=results.runs.assign(unique_tokens=1e6))
     assert "repeat their data" in ask(again, draws=0).reason
-    rising = grid_results(grid_study(), law=Law(1.0, (0.0, TRUTH.factors[1]), TRUTH.exponents))
-    assert "the surface is" in ask(rising, draws=0).reason
+    rising = results.runs["test_loss"] * (results.runs["n_params"] / 1e5) ** 0.1
+    assert "the surface is at a bound: A is 0" in ask(replace(results, runs=results.runs.assign(test_loss=rising)), draws=0).reason
 
 
 def test_far_answers_are_given_with_a_warning(results: Results) -> None:
-    far = ask(results, Budget(1e15, "FLOPs"))
+    far = ask(results, Budget(3e15, "FLOPs"))
     assert far.status == "advised" and any("over a factor of 10" in said for said in far.warnings)
     assert any("how it moves with tokens was not measured" in said for said in far.warnings)
+
+
+def test_a_size_that_the_runs_hardly_show_is_called_that() -> None:
+    flat = ask(grid_results(grid_study(), law=Law(1.0, (1e-3 * TRUTH.factors[0], TRUTH.factors[1]), TRUTH.exponents)))
+    assert flat.status == "refused" or any("hardly say what it is" in said for said in flat.warnings)
 
 
 def test_people_and_programs_are_told_the_same(advice: Advice) -> None:
@@ -180,7 +185,11 @@ def test_people_and_programs_are_told_the_same(advice: Advice) -> None:
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     run = advice.training
     assert run is not None and data["training"]["train_tokens"] == run.train_tokens
-    assert f"{run.n_params:,} parameters" in said and "6ND says" in said and "within a factor of" in said
+    assert (
+        f"{run.n_params:,} parameters" in said
+        and "6ND says" in said
+        and "what would narrow the best size most for its cost (now +-" in said
+    )
     table = as_table(advice)
     assert list(table.columns) == ["best", "log-Huber", "VPNLS"] and " to " in table["log-Huber"].iloc[2]
     assert as_data(ask(grid_results(grid_study()), Budget(1e5, "FLOPs"), draws=0))["near_low"] is None
@@ -197,7 +206,8 @@ def test_the_verb_prints_writes_and_refuses(
     results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(verbs, "load", lambda study: (tmp_path / study, Record()))
-    monkeypatch.setattr(verbs, "from_record", lambda record: results)
+    # No trials are on record, so that the rate is the study's default.
+    monkeypatch.setattr(verbs, "from_record", lambda record: replace(results, searches=results.searches.iloc[:0]))
     path = tmp_path / "next.yaml"
     assert verbs.main(["advise", "s", "--flops", "4e12", "--write", str(path)]) == 0
     out = capsys.readouterr().out

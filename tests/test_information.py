@@ -61,6 +61,12 @@ def test_the_share_of_one_run_is_that_of_computing_all_again() -> None:
         assert narrowing(known(), of, more) == pytest.approx(1 - np.array(then) / before, rel=1e-6)
 
 
+def test_seeds_at_one_place_are_as_many_runs() -> None:
+    place = np.array([[2e6, 8e6]])
+    three = known().after(np.repeat(place, 3, axis=0)).half_width(alpha)
+    assert narrowing(known(), alpha, place, 3)[0] == pytest.approx(1 - three / known().half_width(alpha), rel=1e-6)
+
+
 def test_of_runs_at_one_cost_the_recommended_narrows_most_in_simulation() -> None:
     n = np.geomspace(5e3, 5e6, 7)
     candidates = pd.DataFrame({"n_params": n, "train_tokens": 4e11 / n, "cost": 1.0})

@@ -115,6 +115,15 @@ def test_a_recorded_plan_is_shown_without_measuring_again(finished: Path, capsys
     assert shown == {name: recorded[name] for name in shown}
 
 
+def test_a_study_that_can_not_advise_says_why(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(finished)
+    assert verbs.main(["advise", "toy", "--flops", "1e10", "--write", "next.yaml"]) == 2
+    assert "toy: no advice: alpha and beta can't both be fitted" in capsys.readouterr().err
+    assert verbs.main(["advise", "toy", "--within", "soon"]) == 2
+    assert "--within" in capsys.readouterr().err
+    assert tree(finished) == before
+
+
 def test_a_second_driver_is_told_who_is_at_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with lease.held(Path("mlruns/toy")):
         assert run.main(["toy.yaml", "--quiet"]) == 4

@@ -80,22 +80,26 @@ def alpha(given: Law) -> float:
     return given.exponents[0]
 
 
-def narrowing(known: Knowledge, of: Quantity, places_Nk: np.ndarray) -> np.ndarray:
-    """(N,) shares by which one further run at each place would narrow the interval of a quantity (Sherman and Morrison 1950)."""
+def narrowing(known: Knowledge, of: Quantity, places_Nk: np.ndarray, seeds: int = 1) -> np.ndarray:
+    """(N,) shares by which a further run at each place, with so many seeds, would narrow a quantity's interval.
+
+    In closed form, since the information of such runs has rank one (Sherman and Morrison 1950).
+    """
     slope, C, rows = known.gradient(of), known.covariance, known.rows(places_Nk)
     if not np.isfinite(C).all():
         return np.full(len(rows), np.nan)
     seen = rows @ C @ slope
-    left = 1 - seen**2 / ((1 + np.einsum("nk,kl,nl->n", rows, C, rows)) * float(slope @ C @ slope))
+    left = 1 - seen**2 / ((1 / seeds + np.einsum("nk,kl,nl->n", rows, C, rows)) * float(slope @ C @ slope))
     shares: np.ndarray = 1 - np.sqrt(np.maximum(left, 0.0))
     return shares
 
 
-def next_runs(known: Knowledge, of: Quantity, candidates: pd.DataFrame, count: int = 4) -> pd.DataFrame:
+def next_runs(known: Knowledge, of: Quantity, candidates: pd.DataFrame, count: int = 4, seeds: int = 1) -> pd.DataFrame:
     """The runs to add, one after the other: each time the one that narrows the interval most for its cost, given those before it.
 
     Args:
         candidates: a column for each variable of the law, in its order, then `cost`; others are kept. A run may be chosen again.
+        seeds: how many runs are made at a place at once; `cost` is of all of them.
 
     Returns:
         The chosen rows with `narrowing` (of this run, given those before) and `left`: what share of today's width is left with it.
@@ -103,12 +107,12 @@ def next_runs(known: Knowledge, of: Quantity, candidates: pd.DataFrame, count: i
     places = candidates.iloc[:, : known.frame.terms].to_numpy(float)
     chosen, left = [], 1.0
     for _ in range(count if len(candidates) else 0):
-        shares = narrowing(known, of, places)
+        shares = narrowing(known, of, places, seeds)
         worth = np.where(shares >= LEAST_NARROWING, -np.log1p(-np.clip(shares, 0, 1 - 1e-12)) / candidates["cost"].to_numpy(float), -np.inf)
         best = int(np.argmax(worth))
         if not np.isfinite(worth[best]):
             break
         left *= 1 - shares[best]
-        known = known.after(places[best][None])
+        known = known.after(np.repeat(places[best][None], seeds, axis=0))
         chosen.append(candidates.iloc[best].to_dict() | {"narrowing": float(shares[best]), "left": left})
     return pd.DataFrame(chosen, columns=[*candidates.columns, "narrowing", "left"])

@@ -13,6 +13,7 @@ from harness.analysis.additive import Law, points
 from harness.analysis.bootstrap import Shared
 from harness.analysis.fit import Estimator, Fit, fit
 
+MOST_LOG = 700.0
 ESTIMATORS: tuple[Estimator, ...] = ("log-Huber", "VPNLS")
 
 
@@ -92,9 +93,11 @@ def optimum(law: Law, budget: float, per_param_token: float = 6.0, growth: float
     C = 6 N D unless said otherwise (Hoffmann et al. 2022, equation 4); at the least, alpha A / N^alpha = growth beta B / D^beta.
     """
     (A, B), (alpha, beta) = law.factors, law.exponents
-    rest = budget / per_param_token
-    n = (alpha * A / (growth * beta * B) * rest**beta) ** (1 / (alpha + growth * beta))
-    return n, rest / n**growth
+    rest = float(np.log(budget / per_param_token))
+    # In logarithms: a replicate of a poor fit may have an optimum that no double holds.
+    log_n = float(np.log(alpha * A) - np.log(growth * beta * B) + beta * rest) / (alpha + growth * beta)
+    n, d = np.exp(np.clip([log_n, rest - growth * log_n], -MOST_LOG, MOST_LOG))
+    return float(n), float(d)
 
 
 def allocation(law: Law) -> tuple[float, float]:
