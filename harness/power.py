@@ -158,7 +158,7 @@ def _widths(law: Law, places: np.ndarray, noise: float) -> tuple[float | None, f
     return design.half_width(found[:, 1 + terms]), design.half_width(found[:, 2 + terms]) if terms > 1 else None
 
 
-def _then(law: Law, places: np.ndarray, noise: float, added: Sequence[Added]) -> dict[str, float | None]:
+def _then(law: Law, places: np.ndarray, noise: float, added: Sequence[Added]) -> dict[str, Any]:
     """The widths of the surface's exponents once runs are added."""
     if not added:
         return {}
