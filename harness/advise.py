@@ -208,7 +208,7 @@ def _estimate(fit: Fit, choice: _Choice, market: Market) -> Estimate:
         n = float(np.exp(np.interp(-np.log(d), -np.log(choice.tokens[there]), np.log(choice.n[there]))))
     elif len(fit.replicates):
         drawn = np.array([choice.best(law(theta, fit.data)) for theta in fit.replicates])
-        (n_low, d_low), (n_high, d_high) = np.quantile(drawn, [(1 - fit.level) / 2, (1 + fit.level) / 2], axis=0)
+        (n_low, d_low), (n_high, d_high) = np.quantile(drawn, [(1 - fit.level) / 2, (1 + fit.level) / 2], axis=0).tolist()
     expected = fit.predict(n, d) if len(fit.replicates) else Prediction(float(fit.law.loss(n, d)), NAN, NAN)
     return Estimate(fit.estimator, n, n_low, n_high, d, d_low, d_high, expected.loss, expected.low, expected.high, limited)
 

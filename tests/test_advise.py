@@ -166,7 +166,7 @@ def test_repeated_data_and_another_form_are_refused() -> None:
     again = replace(results, runs=results.runs.assign(unique_tokens=1e6))
     assert "repeat their data" in ask(again, draws=0).reason
     rising = results.runs["test_loss"] * (results.runs["n_params"] / 1e5) ** 0.1
-    assert "the surface is at a bound: A is 0" in ask(replace(results, runs=results.runs.assign(test_loss=rising)), draws=0).reason
+    assert "the surface is not converged" in ask(replace(results, runs=results.runs.assign(test_loss=rising)), draws=0).reason
 
 
 def test_far_answers_are_given_with_a_warning(results: Results) -> None:
@@ -177,7 +177,7 @@ def test_far_answers_are_given_with_a_warning(results: Results) -> None:
 
 def test_a_size_that_the_runs_hardly_show_is_called_that() -> None:
     flat = ask(grid_results(grid_study(), law=Law(1.0, (1e-3 * TRUTH.factors[0], TRUTH.factors[1]), TRUTH.exponents)))
-    assert flat.status == "refused" or any("hardly say what it is" in said for said in flat.warnings)
+    assert flat.status == "advised" and any("hardly say what it is" in said for said in flat.warnings)
 
 
 def test_people_and_programs_are_told_the_same(advice: Advice) -> None:
