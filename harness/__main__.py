@@ -230,7 +230,7 @@ def advise(options: argparse.Namespace) -> None:
     if options.write is not None and options.write.exists():
         raise StudyError(f"--write {options.write}: there is such a file already; give another name")
     results = from_record(record)
-    advice = advising.advise(results, affordable.asked(options.flops, options.within), rates(results).law, options.narrow)
+    advice = advising.advise(results, affordable.asked(options.flops, options.within), rates(results), options.narrow)
     if options.json:
         print(json.dumps(advise_text.as_data(advice), indent=1))
     else:

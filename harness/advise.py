@@ -17,7 +17,9 @@ from harness.affordable import Budget, Market, Size, size_name
 from harness.analysis import design, information, repetition, seed_noise, study_runs, surface
 from harness.analysis.additive import Law, law
 from harness.analysis.fit import Fit, Prediction
+from harness.analysis.learning_rate_ladder import LadderLaw
 from harness.analysis.learning_rate_law import Law as RateLaw
+from harness.analysis.rate_error import shared_by_rung, with_rate_error
 from harness.next_runs import NextRun
 from harness.plan import Plan
 from harness.results import Results
@@ -125,20 +127,22 @@ class _Choice:
         return surface.optimum(given, self.spent, self.scale, self.growth)
 
 
-def advise(results: Results, budget: Budget, rates: RateLaw, narrow: Narrow = "size", draws: int = DRAWS) -> Advice:
+def advise(results: Results, budget: Budget, rates: LadderLaw, narrow: Narrow = "size", draws: int = DRAWS) -> Advice:
     """What to spend `budget` on, for one training run.
 
     Args:
-        rates: the law of the learning rate over the study's rungs; one that isn't fitted leaves the nearest rung's rate.
+        rates: the law of the learning rate over the study's rungs, and their optima, whose error is in the intervals; where there is no
+            law, the rate is that of the nearest rung.
         narrow: what the next runs are chosen for.
     """
     market = Market(dict(results.study), Plan.from_dict(results.plan), dict(results.data))
-    runs = study_runs.select(results.runs).runs
+    chosen = with_rate_error(study_runs.select(results.runs, LOSS).runs, rates.optima)
+    runs = chosen[~(chosen["train_tokens"] / chosen["unique_tokens"] > repetition.ONE_EPOCH)]
     noise = seed_noise.seed_noise(runs, ["rung", "budget"], LOSS).relative if len(runs) else NAN
-    refused, proposed = _refusal(runs, market, budget)
+    refused, proposed = _refusal(runs, len(chosen), market, budget)
     if refused:
         return Advice("refused", refused, budget, (), len(runs), noise, next_runs=proposed)
-    fitted = surface.fit_surface(runs, n_draws=draws)
+    fitted = surface.fit_surface(runs, n_draws=draws, shared=shared_by_rung(runs))
     main = fitted.log_huber
     if main.status != "converged":
         return Advice("refused", f"the surface is {main.status}: {main.reason}", budget, (), len(runs), noise)
@@ -151,7 +155,7 @@ def advise(results: Results, budget: Budget, rates: RateLaw, narrow: Narrow = "s
     if max(far.values()) > TOO_FAR:
         return Advice("refused", f"the answer lies {_in_words(far)}: over a factor of {TOO_FAR:g}", budget, (), len(runs), noise)
     training = _training(estimates[0], main.law, budget, market)
-    rate = _rate(training, rates, results)
+    rate = _rate(training, rates.law, results)
     narrow = "loss" if narrow == "size" and estimates[0].limited else narrow
     quantities: Mapping[Narrow, Callable[[Law], float]] = {
         "size": lambda one: float(np.log(choice.best(one)[0])),
@@ -161,18 +165,20 @@ def advise(results: Results, budget: Budget, rates: RateLaw, narrow: Narrow = "s
     around = next_runs.candidates(runs, training.rung, budget, market)
     now, more = next_runs.best(runs, main, noise, quantities[narrow], around)
     low, high = _near(main.law, choice, noise, market)
-    warnings = (*_warnings(fitted, estimates, far, choice, market), *_rate_warnings(runs, training, results), *_coverage(runs))
+    warnings = (
+        *_warnings(fitted, estimates, far, choice, market),
+        *_rate_warnings(runs, training, results),
+        *_coverage(runs, len(chosen) - len(runs)),
+    )
     return Advice("advised", main.reason, budget, warnings, len(runs), noise, estimates, training, rate, low, high, narrow, now, more)
 
 
-def _refusal(runs: pd.DataFrame, market: Market, budget: Budget) -> tuple[str, tuple[NextRun, ...]]:
-    """Why there is no surface, and the runs that would allow one."""
-    if runs.empty:
+def _refusal(runs: pd.DataFrame, ended: int, market: Market, budget: Budget) -> tuple[str, tuple[NextRun, ...]]:
+    """Why there is no surface, and the runs that would allow one; `ended` counts those that repeat their data too."""
+    if not ended:
         return "no run has ended that may enter a fit", ()
-    known = runs.dropna(subset=["train_tokens", "unique_tokens"])
-    repeated = repetition.repeats(known["train_tokens"].tolist(), known["unique_tokens"].tolist())
-    if repeated:
-        return f"{repeated}; it takes runs on {market.unique_tokens:.3g} tokens or less, or more texts (data.texts)", ()
+    if runs.empty:
+        return f"all runs repeat their data; it takes runs on {market.unique_tokens:.3g} tokens or less, or more texts (data.texts)", ()
     grid = design.judge(runs["n_params"], runs["train_tokens"])
     if grid.status == "identified":
         return "", ()
@@ -294,5 +300,6 @@ def _rate_warnings(runs: pd.DataFrame, training: Training, results: Results) -> 
     return said
 
 
-def _coverage(runs: pd.DataFrame) -> tuple[str, ...]:
-    return design.coverage(runs["n_params"], runs["train_tokens"]).warnings
+def _coverage(runs: pd.DataFrame, repeating: int) -> list[str]:
+    said = [f"{repeating} runs that repeat their data are left out: the law is of data seen once"] if repeating else []
+    return [*said, *design.coverage(runs["n_params"], runs["train_tokens"]).warnings]

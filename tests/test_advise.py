@@ -15,6 +15,7 @@ from harness.advise_text import as_data, as_table, notes
 from harness.advised_study import advised_study, text
 from harness.affordable import Budget, Market, asked
 from harness.analysis.additive import Law
+from harness.analysis.learning_rate_ladder import LadderLaw
 from harness.analysis.learning_rate_law import law as rate_law
 from harness.errors import StudyError
 from harness.plan import OVERHEAD_S, Plan
@@ -31,7 +32,7 @@ def market(results: Results) -> Market:
 
 
 def ask(results: Results, budget: Budget = FLOPS, draws: int = 60, **options: Any) -> Advice:
-    return advise(results, budget, rate_law(results.searches), draws=draws, **options)
+    return advise(results, budget, LadderLaw(rate_law(results.searches), {}, "stated"), draws=draws, **options)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +164,10 @@ def test_what_can_not_be_answered_is_refused_with_a_reason(changes: dict[str, An
 
 def test_repeated_data_and_another_form_are_refused() -> None:
     results = grid_results(grid_study())
-    again = replace(results, runs=results.runs.assign(unique_tokens=1e6))
-    assert "repeat their data" in ask(again, draws=0).reason
+    again = replace(results, runs=results.runs.assign(unique_tokens=1e5))
+    assert "all runs repeat their data" in ask(again, draws=0).reason
+    some = ask(replace(results, runs=results.runs.assign(unique_tokens=1e6)), draws=10)
+    assert some.runs == 16 and "8 runs that repeat their data are left out: the law is of data seen once" in some.warnings
     rising = results.runs["test_loss"] * (results.runs["n_params"] / 1e5) ** 0.1
     assert "the surface is not converged" in ask(replace(results, runs=results.runs.assign(test_loss=rising)), draws=0).reason
 
