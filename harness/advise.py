@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from harness import next_runs
-from harness.affordable import Budget, Market, Size, size_name
+from harness.affordable import Budget, Market, Size, short_count
 from harness.analysis import design, information, repetition, seed_noise, study_runs, surface
 from harness.analysis.additive import Law, law
 from harness.analysis.fit import Fit, Prediction
@@ -221,7 +221,7 @@ def _estimate(fit: Fit, choice: _Choice, market: Market) -> Estimate:
 
 def _training(best: Estimate, given: Law, budget: Budget, market: Market) -> Training:
     """The shape that comes nearest to the best size, with the tokens that the budget is enough for there."""
-    size = market.size(size_name(best.n_params))
+    size = market.size(short_count(best.n_params))
     _, tokens = budget.prices(market, [size])
     steps = max(1, int(min(float(tokens[0]), market.unique_tokens) / market.step_tokens))
     d = steps * market.step_tokens

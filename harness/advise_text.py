@@ -7,12 +7,11 @@ from typing import Any
 import pandas as pd
 
 from harness.advise import Advice, Estimate, Training
-from harness.affordable import Budget
+from harness.affordable import Budget, short_count
 from harness.analysis.fit import Constant
 from harness.fit_table import shown
 from harness.plan import duration
 from harness.runspec import short_rate
-from harness.terminal import tokens
 
 # A size known less well than this has its interval as a factor.
 WIDE = 1.5
@@ -54,15 +53,7 @@ def _loss(one: Estimate) -> str:
 
 def _ranged(value: float, low: float, high: float) -> str:
     """`1.23M (0.9M to 1.7M)`."""
-    return f"{_count(value)} ({_count(low)} to {_count(high)})" if math.isfinite(low) else _count(value)
-
-
-def _count(value: float) -> str:
-    """Three digits: 87.3k, 1.23M, 2.5B; 3.1e15 past that."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if size <= value < 1e3 * size:
-            return f"{float(f'{value / size:.3g}'):g}{unit}"
-    return f"{value:.3g}".replace("e+", "e")
+    return f"{short_count(value)} ({short_count(low)} to {short_count(high)})" if math.isfinite(low) else short_count(value)
 
 
 def notes(advice: Advice) -> list[str]:
@@ -75,7 +66,7 @@ def notes(advice: Advice) -> list[str]:
         lines.append(f"rate     {short_rate(rate.lr)}{interval}: {rate.source}")
         if math.isfinite(advice.near_low):
             lines.append(
-                f"near     {_count(advice.near_low)} to {_count(advice.near_high)} parameters cost no more than seed noise in loss"
+                f"near     {short_count(advice.near_low)} to {short_count(advice.near_high)} parameters: no more than seed noise in loss"
             )
         lines.append(f"rests on {advice.runs} runs, seed noise {100 * advice.noise:.2g} %; intervals of 95 %, over bootstraps of runs")
     lines += [f"! {warning}" for warning in advice.warnings]
@@ -83,7 +74,7 @@ def notes(advice: Advice) -> list[str]:
 
 
 def _to_run(advice: Advice, run: Training) -> list[str]:
-    size = f"{run.rung} ({run.n_params:,} parameters) on {tokens(run.train_tokens)} tokens, {run.epochs:.2g} epochs"
+    size = f"{run.rung} ({run.n_params:,} parameters) on {short_count(run.train_tokens)} tokens, {run.epochs:.2g} epochs"
     cost = f"{_power(run.train_flops)} FLOPs (6ND says {_power(run.six_nd)}), about {duration(run.seconds)}"
     return [f"train    {size}: test loss {run.loss:.4g} expected", f"cost     {cost} as measured for the study's plan"]
 
@@ -102,7 +93,7 @@ def _next(advice: Advice) -> list[str]:
 def _run(advice: Advice, i: int) -> str:
     run = advice.next_runs[i]
     seeds = f", {run.runs} seeds" if run.runs > 1 else ""
-    return f"{run.rung} on {tokens(run.train_tokens)} tokens{seeds} ({_cost(run.cost, advice.budget)})"
+    return f"{run.rung} on {short_count(run.train_tokens)} tokens{seeds} ({_cost(run.cost, advice.budget)})"
 
 
 def _half(advice: Advice, half: float) -> str:

@@ -65,7 +65,7 @@ class Market:
         found: dict[int, Size] = {}
         for target in targets:
             try:
-                size = self.size(size_name(target))
+                size = self.size(short_count(target))
             except StudyError:
                 # No shape of this family is so small or so large.
                 continue
@@ -141,8 +141,8 @@ def asked(flops: float | None, within: str | None) -> Budget:
     return Budget(flops, "FLOPs")
 
 
-def size_name(target: float) -> str:
-    """A number of parameters in three digits, as a study file has it."""
+def short_count(target: float) -> str:
+    """A count in three digits, as a study file has a size: 87.3k, 1.23M."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if target >= size:
             return f"{float(f'{target / size:.3g}'):g}{unit}"

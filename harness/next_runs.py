@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.affordable import Budget, Market, Size, size_name
+from harness.affordable import Budget, Market, Size, short_count
 from harness.analysis import design, information
 from harness.analysis.additive import Law, law
 from harness.analysis.fit import Fit
@@ -64,7 +64,7 @@ def candidates(runs: pd.DataFrame, advised: str, budget: Budget, market: Market)
     At the rungs, the size advised and one past the largest, on shares and multiples of a size's own tokens.
     """
     sizes = [Size(rung.rung, rung.n_params, rung.flops_per_token) for rung in market.plan.kept if (runs["rung"] == rung.rung).any()]
-    sizes += [market.size(name) for name in (advised, size_name(LARGER * max(size.n_params for size in sizes)))]
+    sizes += [market.size(name) for name in (advised, short_count(LARGER * max(size.n_params for size in sizes)))]
     tokens = np.log(runs["train_tokens"].astype(float))
     rows: list[dict[str, Any]] = []
     for size in sizes:

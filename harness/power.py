@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from harness.affordable import short_count
 from harness.analysis import design, information, repetition, seed_noise, study_runs, surface
 from harness.analysis.additive import Law
 from harness.analysis.condition import PLAUSIBLE
 from harness.plan import Plan, duration
 from harness.pricing import MARGIN, RungPlan
 from harness.results import Results
-from harness.terminal import tokens
 
 # Where the study has no runs yet: standard deviation of log loss over seeds.
 NOISE = 0.005
@@ -173,7 +173,11 @@ def _add(law: Law, places: np.ndarray, noise: float, rungs: Sequence[RungPlan], 
     priced = _priced(runs, rungs, seeds)
     table = pd.DataFrame([{"n_params": float(run.n_params), "train_tokens": run.train_tokens, "cost": run.seconds} for run in priced])
     chosen = information.next_runs(information.knowledge(law, places, noise), information.alpha, table, ADDED, seeds)
-    return _priced([(n, d) for n, d, *_ in chosen.itertuples(index=False)], rungs, seeds)
+    if chosen.empty:
+        return ()
+    times = chosen.groupby(["n_params", "train_tokens"], sort=False).size().reset_index(name="times")
+    rows = times.itertuples(index=False)
+    return tuple(run for n, d, count in rows for run in _priced([(float(n), float(d))], rungs, seeds * int(count)))
 
 
 def _priced(runs: Sequence[tuple[float, float]], rungs: Sequence[RungPlan], seeds: int) -> tuple[Added, ...]:
@@ -200,8 +204,7 @@ def notes(found: Power, workers: int) -> list[str]:
     widths = f"alpha to {_half(found.alpha)}" + ("" if found.beta is None else f" and beta to {_half(found.beta)}")
     lines.append(f"power    {widths} with {found.runs} runs (95 %, simulated; {found.prior})")
     if found.add:
-        each = f", {found.add[0].runs} seeds each" if found.add[0].runs > 1 else ""
-        added = ", ".join(f"{run.rung} on {tokens(run.train_tokens)} tokens" for run in found.add) + each
+        added = ", ".join(f"{run.runs} x {run.rung} on {short_count(run.train_tokens)} tokens" for run in found.add)
         extra = duration(sum(run.seconds for run in found.add) / workers)
         then = f"alpha to {_half(found.alpha_then)} and beta to {_half(found.beta_then)}"
         lines.append(f"add      {added} (+{extra}): {'L(N, D) with ' if found.law == 'L(N)' else ''}{then}")
