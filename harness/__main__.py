@@ -9,7 +9,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import harness
-from harness import doctor, errors, fit_table, lease, plugins, terminal, tracking
+from harness import advise as advising
+from harness import (
+    advise_text,
+    advised_study,
+    affordable,
+    doctor,
+    durable,
+    environment,
+    errors,
+    fit_table,
+    lease,
+    plugins,
+    terminal,
+    tracking,
+)
 from harness.confine import confined
 from harness.console import Console
 from harness.errors import DamageError, HarnessError, PreflightError, StudyError
@@ -26,6 +40,7 @@ from harness.text import visible, without_secrets
 from harness.writing import write_texts
 from reports import compare_document, compare_words, document, verify
 from reports.compare import compare
+from reports.rates import rates
 from reports.tables import rung_table
 
 PLUGINS = {"archs": "models", "sources": "harness.data.sources", "tokenizers": "harness.data.tokenizers", "figures": "reports.figures"}
@@ -66,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-times", action="store_true", help="leave out what differs between two machines")
     made.add_argument("--verify", action="store_true", help="write nothing: compute all again and compare with what is there")
     fit_arguments(verb("fit", fit, "fit E + A/N^alpha + B/D^beta to a CSV of anyone's runs"))
+    advise_arguments(verb("advise", advise, "the size, tokens and learning rate for a budget, and the next runs"))
     drawn = verb("sample", sample, "let a trained run write texts")
     drawn.add_argument("run", metavar="RUN", help="a run's key or the beginning of it, or its name, as in results.csv")
     drawn.add_argument("--temperature", type=float, default=1.0)
@@ -99,6 +115,17 @@ def fit_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--drop-highest", metavar="K", type=int, default=0, help="leave out the K rows of highest loss")
     sub.add_argument("--bootstraps", metavar="N", type=int, default=1000)
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--json", action="store_true", help="all numbers at full precision")
+
+
+def advise_arguments(sub: argparse.ArgumentParser) -> None:
+    """The arguments of `advise`."""
+    sub.add_argument("study", metavar="STUDY")
+    budget = sub.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--flops", type=float, metavar="1e16", help="training FLOPs of one run, in the harness's own count")
+    budget.add_argument("--within", metavar="2h", help="time of one run on the machine that the study was planned on")
+    sub.add_argument("--narrow", choices=advising.NARROW, default="size", help="what the next runs are chosen to narrow")
+    sub.add_argument("--write", type=Path, metavar="FILE", help="write the advice as a study file")
     sub.add_argument("--json", action="store_true", help="all numbers at full precision")
 
 
@@ -214,6 +241,38 @@ def fit(options: argparse.Namespace) -> None:
             console.say(f" {note}")
     if fitted.problem is not None:
         raise StudyError(f"{options.table}: {fitted.problem}.")
+
+
+def advise(options: argparse.Namespace) -> None:
+    """What to spend a budget on.
+
+    Raises:
+        StudyError: the study's runs don't allow an answer.
+    """
+    folder, record = load(options.study)
+    if options.write is not None and options.write.exists():
+        raise StudyError(f"--write {options.write}: there is such a file already; give another name")
+    results = from_record(record)
+    advice = advising.advise(results, affordable.asked(options.flops, options.within), rates(results), options.narrow)
+    if options.json:
+        print(json.dumps(advise_text.as_data(advice), indent=1))
+    else:
+        _show_advice(advice, folder.name)
+    if advice.status == "refused":
+        raise StudyError(f"{folder.name}: no advice: {advice.reason}")
+    if options.write is not None:
+        durable.replace(options.write, advised_study.text(advised_study.advised_study(results, advice), advice).encode(), "report")
+        if not options.json:
+            print(f" written to {options.write}. look at it: {environment.python()} -m harness.run {options.write} --plan")
+
+
+def _show_advice(advice: advising.Advice, study: str) -> None:
+    console = Console()
+    console.say(f" {advise_text.heading(advice, study)}")
+    if advice.status == "advised":
+        console.print(terminal.frame_table(advise_text.as_table(advice), console.width))
+    for note in advise_text.notes(advice):
+        console.say(f" {note}")
 
 
 def sample(options: argparse.Namespace) -> None:

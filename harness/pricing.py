@@ -56,7 +56,8 @@ class RungPlan:
 
     `steps`, `train_tokens`, `epochs`, `train_flops` are of one run. `estimated_s` is for all `runs`, on one worker. `skipped` says why
     the rung is left out, else None. `budget_steps` are the further data budgets of a grid. `trials`: 0 where its rate is not searched;
-    those of an extension are priced, but are not among `runs`.
+    those of an extension are priced, but are not among `runs`. `run_s`: one run that is kept, on the rung's own budget;
+    None in plans of versions that did not say.
     """
 
     rung: str
@@ -84,6 +85,7 @@ class RungPlan:
     skipped: str | None = None
     trials: int | None = None
     mup_base: dict[str, int] | None = None
+    run_s: float | None = None
 
 
 def steps_per_epoch(size: DataSize, batch_size: int, n_texts: int | None = None) -> int:
@@ -163,6 +165,7 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
         trials=trials,
         step_s=cost.step_s,
         estimated_s=estimated * MARGIN,
+        run_s=ladder_s[0] * MARGIN,
         memory_bytes=cost.process_bytes + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens),
         disk_bytes=_disk_bytes(counts.n_params, ladder_runs, study.search.trials, [steps, *further]),
     )

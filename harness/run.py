@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import harness
-from harness import environment, errors, invocation, ladder, lease, memory, preflight, spec, terminal, tracking
+from harness import environment, errors, invocation, ladder, lease, memory, power, preflight, spec, terminal, tracking
 from harness.confine import confined
 from harness.console import Console
 from harness.data import Floor
@@ -113,6 +113,7 @@ def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine
     """Price the plan, or look up the recorded one, and print it."""
     folder = ROOT / prepared.study.study
     record = Record.of(read(folder / invocation.JOURNAL))
+    prior = power.known_prior(from_record(record)) if record.plan else power.ASSUMED
     plan = None if options.replan else invocation.recorded_plan(record, prepared)
     if plan is None:
         console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
@@ -120,13 +121,14 @@ def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine
             plan = invocation.new_plan(prepared, machine, pool)
         # What was done under another plan may have had another budget.
         record = Record()
+    told = power.power(plan, prepared.study.seeds, prior)
     if options.json:
-        print(json.dumps(plan.to_dict(), indent=1))
+        print(json.dumps(plan.to_dict() | {"power": told.to_dict()}, indent=1))
         return errors.DONE
     console.print(terminal.plan_heading(plan, prepared.study, prepared.corpus))
     console.print(terminal.plan_table(plan, record, console.width))
     console.print(terminal.parameter_table(plan, console.width))
-    for note in terminal.plan_notes(plan, record, invocation.free_bytes(ROOT)):
+    for note in (*power.notes(told, plan.workers), *terminal.plan_notes(plan, record, invocation.free_bytes(ROOT))):
         console.say(f" {note}")
     console.say(f" nothing written. start: {environment.command(without=('--plan',))}")
     return errors.DONE

@@ -4,9 +4,10 @@ Knows YAML and pydantic's errors, but not what a study means: that is `spec`.
 """
 
 import difflib
+import json
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
@@ -55,6 +56,20 @@ def read(path: FilePath | str, overrides: Sequence[str] = ()) -> Document:
     for i, override in enumerate(overrides):
         _apply(document, override, order=_yaml.MAX_BYTES + i)
     return document
+
+
+def write(data: Mapping[str, Any]) -> str:
+    """Plain data as the text of a study file: a key a line, in the order given; reading it gives the same data."""
+    return "".join(f"{key}: {_flow(value)}\n" for key, value in data.items())
+
+
+def _flow(value: Any) -> str:
+    """In one line; scalars as in JSON, which YAML reads as they are."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))
 
 
 def _read_text(path: FilePath, name: str) -> str:

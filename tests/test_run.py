@@ -90,6 +90,8 @@ def test_a_plan_writes_nothing_and_its_data_is_the_plan(folder: Path, capsys: py
     assert run.main(["toy.yaml", "--plan", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     plan = Plan.from_dict(data)
+    told = data.pop("power")
+    assert told["law"] == "none" and "2 sizes planned; a law needs 3" in told["reason"]
     assert json.loads(json.dumps(plan.to_dict())) == data
     assert [rung.rung for rung in plan.rungs] == ["small", "large"]
     assert all(rung.step_s > 0 and rung.runs == 7 for rung in plan.rungs)
@@ -100,6 +102,7 @@ def test_a_recorded_plan_is_shown_without_measuring_again(finished: Path, capsys
     before = tree(finished)
     assert run.main(["toy.yaml", "--plan"]) == 0
     out = capsys.readouterr().out
+    assert "a law needs 3" in out
     assert "measuring" not in out and "nothing written. start: python -m harness.run" in out
     assert f"to run 0 of {toy.N_RUNS} ({toy.N_RUNS} done, 0 failed)" in out
     rungs = toy.results(finished)[["n_params", "non_embedding_params"]].drop_duplicates()
@@ -108,7 +111,17 @@ def test_a_recorded_plan_is_shown_without_measuring_again(finished: Path, capsys
     assert run.main(["toy.yaml", "--plan", "--json"]) == 0
     recorded = toy.events(finished, "plan")[0]["plan"]
     shown = json.loads(capsys.readouterr().out)
+    assert shown.pop("power")["runs"] == 4
     assert shown == {name: recorded[name] for name in shown}
+
+
+def test_a_study_that_can_not_advise_says_why(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(finished)
+    assert verbs.main(["advise", "toy", "--flops", "1e10", "--write", "next.yaml"]) == 2
+    assert "toy: no advice: alpha and beta can't both be fitted" in capsys.readouterr().err
+    assert verbs.main(["advise", "toy", "--within", "soon"]) == 2
+    assert "--within" in capsys.readouterr().err
+    assert tree(finished) == before
 
 
 def test_a_second_driver_is_told_who_is_at_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from harness.analysis.additive import Law, points, theta_of
+from harness.analysis.additive import Law, constants, points, theta_of
 from harness.analysis.condition import PLAUSIBLE, WORST_CONDITION, condition_number
 from harness.analysis.descent import descend
 from harness.analysis.intervals import Values
@@ -142,17 +142,32 @@ def expected_width(
     Args:
         noise: standard deviation of a run's loss over seeds, in the loss's units.
     """
-    grid = np.column_stack([np.asarray(n_params, float), np.asarray(train_tokens, float)])
-    truth = prior.loss(grid[:, 0], grid[:, 1])
-    data = points(grid, truth)
-    errors = np.random.default_rng(seed).normal(size=(studies, data.n)) * noise
-    losses = np.maximum(truth + errors, 1e-3 * truth) / data.scale
-    start = np.repeat(theta_of(prior, data)[None], studies, axis=0)
-    found = descend(start, data, np.ones_like(losses), "squared", losses)
-    kept = found.theta[found.ended]
-    if len(kept) < 2:
+    places = np.column_stack([np.asarray(n_params, float), np.asarray(train_tokens, float)])
+    found, lost = simulate(places, noise, prior, studies, seed)
+    if len(found) < 2:
         nan = float("nan")
-        return Width(nan, nan, nan, level, data.n, studies, studies)
-    low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    half = (high - low) / 2
-    return Width(float(half[3]), float(half[4]), float(half[0] * data.scale), level, data.n, studies, studies - len(kept))
+        return Width(nan, nan, nan, level, len(places), studies, lost)
+    alpha, beta, E = (half_width(found[:, column], level) for column in (3, 4, 0))
+    return Width(alpha, beta, E, level, len(places), studies, lost)
+
+
+def simulate(places_Nk: np.ndarray, noise: float | np.ndarray, prior: Law, studies: int = 400, seed: int = 0) -> tuple[np.ndarray, int]:
+    """(R, K) constants that studies with runs at these places find, and how many found none.
+
+    Args:
+        noise: standard deviation of a run's loss over seeds, for all alike or for each, in the loss's units.
+    """
+    truth = prior.loss(*places_Nk.T)
+    data = points(places_Nk, truth)
+    # A run at a time, so that a grid with runs added has the same errors in those before, and the two can be compared.
+    errors = np.random.default_rng(seed).normal(size=(data.n, studies)).T * noise
+    losses = np.maximum(truth + errors, 1e-3 * truth) / data.scale
+    found = descend(np.repeat(theta_of(prior, data)[None], studies, axis=0), data, np.ones_like(losses), "squared", losses)
+    kept = constants(found.theta[found.ended], data)
+    return kept, studies - len(kept)
+
+
+def half_width(drawn: np.ndarray, level: float = 0.95) -> float:
+    """Half the percentile interval of drawn values."""
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(high - low) / 2

@@ -13,6 +13,7 @@ from harness.analysis.additive import Law, points
 from harness.analysis.bootstrap import Shared
 from harness.analysis.fit import Estimator, Fit, fit
 
+MOST_LOG = 700.0
 ESTIMATORS: tuple[Estimator, ...] = ("log-Huber", "VPNLS")
 
 
@@ -86,12 +87,17 @@ def gap(first: Fit, second: Fit) -> tuple[str, ...]:
     return tuple(name for name in first.constants if outside(name, first, second) or outside(name, second, first))
 
 
-def optimum(law: Law, flops: float, flops_per_param_token: float = 6.0) -> tuple[float, float]:
-    """Parameters and tokens of least loss for C = 6 N D (Hoffmann et al. 2022, equation 4), from unrounded constants."""
+def optimum(law: Law, budget: float, per_param_token: float = 6.0, growth: float = 1.0) -> tuple[float, float]:
+    """Parameters and tokens of least loss where D tokens cost `per_param_token` N^growth D, from unrounded constants.
+
+    C = 6 N D unless said otherwise (Hoffmann et al. 2022, equation 4); at the least, alpha A / N^alpha = growth beta B / D^beta.
+    """
     (A, B), (alpha, beta) = law.factors, law.exponents
-    budget = flops / flops_per_param_token
-    n = (alpha * A / (beta * B)) ** (1 / (alpha + beta)) * budget ** (beta / (alpha + beta))
-    return n, budget / n
+    rest = float(np.log(budget / per_param_token))
+    # In logarithms: a replicate of a poor fit may have an optimum that no double holds.
+    log_n = float(np.log(alpha * A) - np.log(growth * beta * B) + beta * rest) / (alpha + growth * beta)
+    n, d = np.exp(np.clip([log_n, rest - growth * log_n], -MOST_LOG, MOST_LOG))
+    return float(n), float(d)
 
 
 def allocation(law: Law) -> tuple[float, float]:
