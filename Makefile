@@ -16,8 +16,8 @@ help:
 	@echo "make ui       MLflow on 127.0.0.1 over what is in mlruns/"
 	@echo "make test     the test suite; make test-slow: the slow tests too; make lint: ruff and mypy"
 	@echo "make faults   break studies in every way and compare them with untouched ones; writes the table of docs/reliability.md"
-	@echo "make bench    speed against the assignment's own procedure and this machine's floor (DATA=FILE.csv for other texts)"
-	@echo "make bench-full  the same with more pairs and nothing scaled: hours"
+	@echo "make bench    speed in half an hour, into benchmarks/results/ and docs/performance.md (DATA=FILE.csv for other texts)"
+	@echo "make bench-full  the same with more pairs and nothing scaled, the peers installed: hours"
 	@echo "make setup    only install; make schema: write docs/study.md and the editors' schema"
 	@echo "make clean    remove .venv and caches; never touches mlruns/"
 
@@ -58,18 +58,23 @@ lint: $(VENV)/installed-dev
 
 bench: setup
 	$(RUN) -m benchmarks.notebook
+	$(RUN) -m benchmarks.peers --rungs 87k,557k
 	$(RUN) -m benchmarks.crew --sizes 1,4,16
+	$(RUN) -m benchmarks.study --within 3m
 	$(RUN) -m benchmarks.floor
+	$(RUN) -m benchmarks.page
 
-$(VENV)/installed-bench: $(VENV)/installed
-	$(PIP) -e '.[bench]'
+$(VENV)/installed-peers: $(VENV)/installed
+	$(PIP) -e '.[peers]'
 	touch $@
 
-bench-full: $(VENV)/installed-bench
+bench-full: $(VENV)/installed-peers
 	$(RUN) -m benchmarks.notebook --full
-	$(RUN) -m benchmarks.crew
-	$(RUN) -m benchmarks.floor
 	$(RUN) -m benchmarks.peers
+	$(RUN) -m benchmarks.crew
+	$(RUN) -m benchmarks.study
+	$(RUN) -m benchmarks.floor
+	$(RUN) -m benchmarks.page
 
 schema: setup
 	$(RUN) -m harness.reference

@@ -116,7 +116,7 @@ def machine() -> dict[str, Any]:
     """What was measured on, and how busy it was."""
     load = os.getloadavg()[0]
     return {
-        "cpu": _cpu_name(),
+        "cpu": environment.cpu_name(),
         "machine": environment.describe("cpu"),
         "versions": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
         "load_average_1min": round(load, 2),
@@ -125,14 +125,6 @@ def machine() -> dict[str, Any]:
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": environment.git().get("commit"),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def keep(name: str, result: Mapping[str, Any]) -> Path:

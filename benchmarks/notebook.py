@@ -25,7 +25,9 @@ from harness.generate import sample
 from harness.state import start
 from harness.train import forward_backward, update
 
-ROUNDS = {"87k": 15, "557k": 11, "5M": 7, "10M": 5}
+ROUNDS = {"87k": 15, "557k": 11, "5M": 5, "10M": 3}
+# Turns of evaluation and of sampling, which take as long as many steps.
+FEW_ROUNDS = {"87k": 3, "557k": 3, "5M": 2, "10M": 1}
 # A notebook's evaluation and sampling take minutes at the large rungs: a part is timed and scaled to the whole.
 FEW_TEXTS, FEW_POSITIONS = 64, 2
 SAMPLES = 64
@@ -117,10 +119,11 @@ def compare_rung(rung: str, rounds: int, full: bool) -> dict[str, Any]:
         "notebook_allocator": Remote(NotebookSide, rung, allocator=True),
         "harness": Remote(HarnessSide, rung, allocator=True),
     }
+    few = 3 if full else FEW_ROUNDS[rung]
     try:
         before = {name: side("peak") for name, side in sides.items()}
         parts: dict[str, Times] = {}
-        for method, turns, given in (("step", rounds, ()), ("evaluate", 3, (full,)), ("sample", 3, (full,))):
+        for method, turns, given in (("step", rounds, ()), ("evaluate", few, (full,)), ("sample", few, (full,))):
             for side in sides.values():
                 side(method, *given)
             parts[method] = measure.in_turns({name: partial(side, method, *given) for name, side in sides.items()}, turns)

@@ -1,6 +1,6 @@
 """The same texts through what people use today: GPT-2 of equal size under Hugging Face's Trainer and under PyTorch Lightning.
 
-    pip install -c constraints.txt -e '.[bench]'; python -m benchmarks.peers [--rungs 87k,557k]        DATA=file.csv COLUMN=name
+    pip install -c constraints.txt -e '.[peers]'; python -m benchmarks.peers [--rungs 87k,557k]        DATA=file.csv COLUMN=name
 
 Every side sees the same 32 texts a step, padded to the longest by the peers and packed by the harness, and learns the same real tokens.
 GPT-2's heads share its width and its MLP is four times as wide, so equal size is the nearest count of that family.
@@ -9,6 +9,7 @@ Blocks of steps in turns, one thread each. Results: benchmarks/results/peers.jso
 
 import argparse
 import tempfile
+from importlib.util import find_spec
 from time import perf_counter, process_time
 from typing import Any
 
@@ -28,6 +29,7 @@ from harness.data.corpus import Corpus
 BATCH, HEADS = 32, 4
 # Steps a block, of which the first warms up; blocks a rung.
 STEPS, ROUNDS = 5, {"87k": 5, "557k": 4, "5M": 2, "10M": 2}
+PACKAGES = ("transformers", "accelerate", "lightning")
 SIDES = {"harness": "harness", "trainer": "Hugging Face Trainer, GPT-2", "lightning": "PyTorch Lightning, GPT-2"}
 
 
@@ -41,9 +43,9 @@ def gpt2(rung: str, data: Corpus) -> nn.Module:
     widths = range(HEADS, 2_000, HEADS)
     width = min(widths, key=lambda d: abs(12 * shape.n_layer * d * d + 13 * shape.n_layer * d + tables * d - target))
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=data.tokenizer.vocab_size, n_positions=data.seq_len, n_embd=width, n_layer=shape.n_layer, n_head=HEADS)
-    config.bos_token_id = config.eos_token_id = data.tokenizer.end
-    return GPT2LMHeadModel(config)
+    size = {"n_positions": data.seq_len, "n_embd": width, "n_layer": shape.n_layer, "n_head": HEADS}
+    special = {"bos_token_id": data.tokenizer.start, "eos_token_id": data.tokenizer.end}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=data.tokenizer.vocab_size, **size, **special))
 
 
 class Ordered(Dataset[np.ndarray]):
@@ -186,6 +188,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rungs", default=",".join(RUNGS), help="of " + ", ".join(RUNGS))
     given = parser.parse_args()
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        print(f"peers: left out, {', '.join(missing)} not installed: .venv/bin/python -m pip install -c constraints.txt -e '.[peers]'")
+        return
     result: dict[str, Any] = {"machine": measure.machine(), "sides": SIDES, "rungs": {}}
     for rung in given.rungs.split(","):
         found = result["rungs"][rung] = compare_rung(rung)

@@ -16,7 +16,6 @@ from harness import accounting, ladder
 from harness._values import duration_seconds
 from harness.errors import StudyError
 from harness.plan import OVERHEAD_S, Plan
-from harness.pricing import MARGIN
 from harness.spec import ModelSpec
 
 # Sizes that are looked at, from REACH times below the smallest rung to REACH times above the largest.
@@ -94,7 +93,7 @@ class Market:
         """Seconds a token of training, and those of a run beside (evaluations, test, samples), on one worker, for sizes by their FLOPs."""
         rungs = sorted(self.plan.rungs, key=lambda rung: rung.flops_per_token)
         own = np.log([rung.flops_per_token for rung in rungs])
-        step = [MARGIN * rung.step_s for rung in rungs]
+        step = [rung.priced_step_s for rung in rungs]
         whole = [rung.estimated_s / rung.runs if rung.run_s is None else rung.run_s for rung in rungs]
         beside = [max(run - rung.steps * s, 1e-3) for run, rung, s in zip(whole, rungs, step, strict=True)]
         x = np.log(np.asarray(flops_per_token, float))

@@ -164,7 +164,7 @@ class Console:
         counts = self._record.status_counts()
         parts = [f"done {self._done()}/{self._total()}"]
         parts += [f"{name} {counts[name]}" for name in ("failed", "diverged", "pruned") if counts.get(name)]
-        parts += [f"elapsed {duration(monotonic() - self.started)}", f"left about {duration(self._left_s())}"]
+        parts += [f"elapsed {duration(monotonic() - self.started)}", f"left {self._left()}"]
         return " " + "   ".join(parts)
 
     def _done(self) -> int:
@@ -172,6 +172,11 @@ class Console:
 
     def _total(self) -> int:
         return terminal.total_runs(self._plan, self._record) if self._plan else 0
+
+    def _left(self) -> str:
+        """What is left, by how much runs here have missed their times."""
+        left_s, spread = self._left_s(), self._plan.spread if self._plan else None
+        return f"about {duration(left_s)}" if spread is None else f"{duration(left_s)} +- {duration(left_s * spread)}"
 
     def _left_s(self) -> float:
         """What the plan still holds, at the speed that the runs so far have had."""

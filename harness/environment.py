@@ -48,6 +48,22 @@ def describe(device: str) -> str:
     return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 
+def speed_facts(machine: Machine) -> dict[str, Any]:
+    """What the speed of a run depends on beside the run itself; speeds of machines that differ in any of it are not compared."""
+    name = cpu_name() if machine.device != "cuda" else describe("cuda").split(",")[0]
+    used = {"device": machine.device, "name": name, "cores": os.cpu_count(), "workers": machine.workers, "threads": machine.threads}
+    return used | {"torch": version("torch"), "harness": harness.__version__}
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
 def versions(everything: bool = False) -> dict[str, str]:
     """Versions of what decides a result or reads the record, or of all that is installed."""
     if everything:

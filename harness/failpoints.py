@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 
 VARIABLE = "HARNESS_FAILPOINT"
 # Every place, by what is written and how far that is.
-FILES = ("checkpoint", "weights", "results", "lease", "report", "repair")
+FILES = ("checkpoint", "weights", "results", "lease", "report", "repair", "calibration")
 STEPS = ("write", "sync", "rename", "renamed")
 NAMES = (
     *(f"{what}.{step}" for what in FILES for step in STEPS),

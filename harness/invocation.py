@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from harness import environment, ladder, memory, plugins, preflight
+from harness import calibration, environment, ladder, memory, plugins, preflight
+from harness.calibration import Calibration
 from harness.data import Floor
 from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
@@ -124,10 +125,25 @@ def within_s(study: Study, machine: Machine) -> float | None:
     return study.within.seconds(cast(Device, machine.device))
 
 
-def new_plan(prepared: Prepared, machine: Machine, pool: Pool) -> Plan:
-    """Measure every rung here and fit the study into its time."""
-    costs = calibrate(prepared, machine, pool)
-    return make(prepared.study, prepared.rungs, prepared.size, costs, machine, within_s(prepared.study, machine))
+def new_plan(prepared: Prepared, machine: Machine, pool: Pool, known: Calibration) -> Plan:
+    """Price every rung, by the runs that its shape has had here or by measuring it, and fit the study into its time."""
+    costs = calibrate(prepared, machine, pool, known)
+    plan = make(prepared.study, prepared.rungs, prepared.size, costs, machine, within_s(prepared.study, machine))
+    return replace(plan, calibrated_runs=known.runs, spread=known.spread)
+
+
+def how_priced(prepared: Prepared, machine: Machine, known: Calibration) -> str:
+    """A sentence on where the prices of a new plan come from."""
+    missing, where = len(prepared.rungs) - len(known_costs(prepared, machine, known)), f"{machine.workers} x {machine.device}"
+    estimate = calibration.trust(known.runs, known.spread)
+    return f"measuring {missing} shapes on {where}" if missing else f"pricing by finished runs on {where}: estimate {estimate}"
+
+
+def known_costs(prepared: Prepared, machine: Machine, known: Calibration) -> dict[str, Cost]:
+    """The prices of the rungs whose shapes have had runs here."""
+    stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
+    specs = {rung.rung: stages.probe(rung) for rung in stages.plan.rungs}
+    return calibration.costs(known, specs, prepared.size, prepared.study.samples.model_dump(mode="json"))
 
 
 def as_planned(machine: Machine, plan: Plan) -> Machine:
@@ -166,11 +182,25 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def calibrate(prepared: Prepared, machine: Machine, pool: Pool) -> dict[str, Cost]:
-    """Measure every rung in the workers, all of them busy as they will be; the largest first."""
+def calibrate(prepared: Prepared, machine: Machine, pool: Pool, known: Calibration) -> dict[str, Cost]:
+    """What every rung costs. Those that have had no runs here are measured in the workers, all of them busy as they will be; the largest
+    first."""
     stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
     preflight.check_one(stages.plan.rungs, free_memory(machine, memory.available_bytes()))
-    specs = [stages.probe(rung) for rung in reversed(stages.plan.rungs)]
+    costs = known_costs(prepared, machine, known)
+    missing = [rung for rung in reversed(stages.plan.rungs) if rung.rung not in costs]
+    process_bytes = max((cost.process_bytes for cost in costs.values()), default=0)
+    if missing:
+        measured = _measure([stages.probe(rung) for rung in missing], pool)
+        # A process never shrinks, so that only the peak of the first, the largest, is its own.
+        largest = missing[0]
+        process_bytes = max(process_bytes, measured[largest.rung].process_bytes - largest.memory_bytes)
+        costs |= {rung: replace(cost, margin=known.margin) for rung, cost in measured.items()}
+    return {rung: replace(cost, process_bytes=process_bytes) for rung, cost in costs.items()}
+
+
+def _measure(specs: Sequence[RunSpec], pool: Pool) -> dict[str, Cost]:
+    """Seconds of each of these runs' parts, by rung."""
     todo, costs = list(specs), dict[str, Cost]()
     while len(costs) < len(specs):
         while todo and pool.idle:
@@ -180,10 +210,7 @@ def calibrate(prepared: Prepared, machine: Machine, pool: Pool) -> dict[str, Cos
             if message.kind == "error":
                 raise PreflightError(f"rung {rung} can't be trained here: {message.fields['reason']}. Nothing was run.")
             costs[rung] = Cost(**message.fields)
-    # A process never shrinks, so that only the peak of the first, the largest, is its own.
-    largest = stages.plan.rungs[-1]
-    process_bytes = max(0, costs[largest.rung].process_bytes - largest.memory_bytes)
-    return {rung: replace(cost, process_bytes=process_bytes) for rung, cost in costs.items()}
+    return costs
 
 
 def probe(prepared: Prepared, machine: Machine) -> RunSpec:
@@ -212,11 +239,11 @@ def plan_facts(plan: Plan) -> dict[str, Any]:
     return plan.to_dict() | provenance | {"versions": environment.versions(), "git": environment.git()}
 
 
-def facts() -> dict[str, Any]:
-    """Who started what, where and when."""
-    started = environment.now()
+def facts(machine: Machine) -> dict[str, Any]:
+    """Who started what, where and when. `machine`: what the speed of its runs depends on."""
+    started, speed = environment.now(), environment.speed_facts(machine)
     identity = {"id": f"{started}-{os.getpid()}", "command": environment.command(), "host": socket.gethostname(), "pid": os.getpid()}
-    return identity | {"started": started, "git": environment.git(), "versions": environment.versions()}
+    return identity | {"started": started, "git": environment.git(), "versions": environment.versions(), "machine": speed}
 
 
 def wanted(only: Sequence[str], prepared: Prepared) -> tuple[str, ...]:

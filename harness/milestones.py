@@ -72,7 +72,8 @@ def final_metrics(spec: RunSpec, state: State, context: Context) -> dict[str, fl
     if context.samples and context.samples["texts"]:
         assert state.best_step is not None
         drawn = _drawn(spec, state, context, "end", context.samples["temperatures"], context.samples["texts"], state.best_step)
-    save_weights(state.best_weights, context.folder / "best.safetensors")
+    with state.timing("saving"):
+        save_weights(state.best_weights, context.folder / "best.safetensors")
     flush_points(state, context)
     for fields in drawn:
         emit(state, context, "samples", fields)
@@ -99,7 +100,8 @@ def flush_points(state: State, context: Context) -> None:
 
 
 def _evaluated(spec: RunSpec, state: State, context: Context, texts: Encoded) -> Evaluation:
-    return evaluate(state.model, context.corpus, texts, spec.padding, context.device, spec.precision, context.pulse)
+    with state.timing("evaluation"):
+        return evaluate(state.model, context.corpus, texts, spec.padding, context.device, spec.precision, context.pulse)
 
 
 def _target(result: Evaluation, spec: RunSpec) -> float:
@@ -126,12 +128,13 @@ def _drawn(
     spec: RunSpec, state: State, context: Context, at: str, temperatures: Sequence[float], n: int, step: int
 ) -> list[dict[str, Any]]:
     """Texts that the model writes and what they are like, as the fields of an event for each temperature; `step`: of its weights."""
-    training, tokenizer = training_text(context.corpus, spec.train_texts), context.corpus.tokenizer
-    drawn = sample_sets(state.model, n, temperatures, seed=spec.seed, tokenizer=tokenizer, seq_len=spec.seq_len, pulse=context.pulse)
-    events = []
-    for temperature, one in drawn.items():
-        texts = [tokenizer.decode(ids) for ids in one.texts]
-        ended = [len(ids) < spec.seq_len - 1 for ids in one.texts]
-        fields = {"at": at, "step": step, "tokens": state.tokens, "temperature": temperature, "texts": texts}
-        events.append(fields | measure(texts, ended, training) | {"entropy": one.entropy, "self_nll": one.self_nll})
-    return events
+    with state.timing(f"sampling_{at}"):
+        training, tokenizer = training_text(context.corpus, spec.train_texts), context.corpus.tokenizer
+        drawn = sample_sets(state.model, n, temperatures, seed=spec.seed, tokenizer=tokenizer, seq_len=spec.seq_len, pulse=context.pulse)
+        events = []
+        for temperature, one in drawn.items():
+            texts = [tokenizer.decode(ids) for ids in one.texts]
+            ended = [len(ids) < spec.seq_len - 1 for ids in one.texts]
+            fields = {"at": at, "step": step, "tokens": state.tokens, "temperature": temperature, "texts": texts}
+            events.append(fields | measure(texts, ended, training) | {"entropy": one.entropy, "self_nll": one.self_nll})
+        return events

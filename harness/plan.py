@@ -30,7 +30,11 @@ LATER: Mapping[str, Any] = {"parametrization": "standard", "mup_base": None}
 
 @dataclass(frozen=True)
 class Plan:
-    """The resolved plan of a study on this machine. `cut`: budgets were scaled by 2^(-cut/2). `study`: digest of all but cosmetic keys."""
+    """The resolved plan of a study on this machine. `cut`: budgets were scaled by 2^(-cut/2). `study`: digest of all but cosmetic keys.
+
+    `calibrated_runs`: how many finished runs of this machine are behind the prices; `spread`: the share by which 95 % of runs here have
+    missed theirs at most, None where too few have ended to say.
+    """
 
     study: str
     data: str
@@ -43,6 +47,8 @@ class Plan:
     device: str
     precision: str
     ablation_runs: int
+    calibrated_runs: int = 0
+    spread: float | None = None
 
     @property
     def disk_bytes(self) -> int:

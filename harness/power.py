@@ -16,7 +16,7 @@ from harness.analysis import design, information, repetition, seed_noise, study_
 from harness.analysis.additive import Law
 from harness.analysis.condition import PLAUSIBLE
 from harness.plan import Plan, duration
-from harness.pricing import MARGIN, RungPlan
+from harness.pricing import RungPlan
 from harness.results import Results
 
 # Where the study has no runs yet: standard deviation of log loss over seeds.
@@ -187,7 +187,7 @@ def _priced(runs: Sequence[tuple[float, float]], rungs: Sequence[RungPlan], seed
 
 def _seconds(rung: RungPlan, train_tokens: float) -> float:
     """A run of a rung on other tokens: its steps, and what comes beside them."""
-    step_s = MARGIN * rung.step_s
+    step_s = rung.priced_step_s
     whole = rung.estimated_s / rung.runs if rung.run_s is None else rung.run_s
     return max(whole - rung.steps * step_s, 0.0) + rung.steps * train_tokens / rung.train_tokens * step_s
 

@@ -1,8 +1,8 @@
 """What a rung's runs cost: steps, tokens, FLOPs, seconds, memory and disk, from the study, the corpus and what was measured here."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ from harness import accounting
 from harness.ladder import Rung
 from harness.spec import Study
 
-# What the calibration misses: the steps of a real run share caches, disk and memory bandwidth with everything else.
+# What a measurement misses, until runs have shown it: the steps of a real run share caches, disk and memory bandwidth with everything else.
 MARGIN = 1.1
 # On the disk, a run by itself (its events, its rows in MLflow) and each of its steps (a line of the record, points in MLflow).
 RUN_BYTES, STEP_BYTES = 600_000, 400
@@ -38,9 +38,10 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured seconds on one worker: a training step, scoring one text, sampling at the end, sampling at a new best.
+    """Seconds on one worker: a training step, scoring one text, sampling at the end, sampling at a new best.
 
-    `process_bytes`: memory of a worker beside what its model, optimizer and activations take.
+    `process_bytes`: memory of a worker beside what its model, optimizer and activations take. `runs`: how many finished runs they come
+    from, 0 where they were measured in a few steps. A run takes `margin` times what its parts come to.
     """
 
     step_s: float
@@ -48,6 +49,24 @@ class Cost:
     sample_end_s: float = 0.0
     sample_best_s: float = 0.0
     process_bytes: int = 0
+    margin: float = MARGIN
+    runs: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does that takes time: steps, texts scored, sets of samples at new bests and at the end."""
+
+    steps: int
+    texts: int
+    bests: int
+    ends: int
+
+
+def work_s(cost: Cost, work: Work) -> float:
+    """Seconds of this work at this price."""
+    sampling = work.bests * cost.sample_best_s + work.ends * cost.sample_end_s
+    return cost.margin * (work.steps * cost.step_s + work.texts * cost.text_s + sampling)
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ class RungPlan:
     `steps`, `train_tokens`, `epochs`, `train_flops` are of one run. `estimated_s` is for all `runs`, on one worker. `skipped` says why
     the rung is left out, else None. `budget_steps` are the further data budgets of a grid. `trials`: 0 where its rate is not searched;
     those of an extension are priced, but are not among `runs`. `run_s`: one run that is kept, on the rung's own budget;
-    None in plans of versions that did not say.
+    None in plans of versions that did not say. `cost`: the fields of the Cost that it was priced at.
     """
 
     rung: str
@@ -86,6 +105,12 @@ class RungPlan:
     trials: int | None = None
     mup_base: dict[str, int] | None = None
     run_s: float | None = None
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def priced_step_s(self) -> float:
+        """Seconds of a step with the margin of its price."""
+        return self.step_s * float(self.cost.get("margin", MARGIN))
 
 
 def steps_per_epoch(size: DataSize, batch_size: int, n_texts: int | None = None) -> int:
@@ -164,8 +189,9 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
         runs=trials + ladder_runs,
         trials=trials,
         step_s=cost.step_s,
-        estimated_s=estimated * MARGIN,
-        run_s=ladder_s[0] * MARGIN,
+        estimated_s=estimated,
+        run_s=ladder_s[0],
+        cost=asdict(cost),
         memory_bytes=cost.process_bytes + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens),
         disk_bytes=_disk_bytes(counts.n_params, ladder_runs, study.search.trials, [steps, *further]),
     )
@@ -180,8 +206,8 @@ def _disk_bytes(n_params: int, kept_runs: int, trials: int, budgets: Sequence[in
 def _run_s(study: Study, size: DataSize, cost: Cost, steps: int, keeps: bool, n_texts: int | None = None) -> float:
     """One run: its steps and evaluations; a run that is kept also samples, and scores the test texts."""
     count = evaluations_of(study, size, steps, n_texts)
-    seconds = steps * cost.step_s + count * size.eval_texts * cost.text_s
-    return seconds + (size.n_test * cost.text_s + cost.sample_end_s + count * cost.sample_best_s if keeps else 0.0)
+    scored = count * size.eval_texts
+    return work_s(cost, Work(steps, scored + size.n_test, count, 1) if keeps else Work(steps, scored, 0, 0))
 
 
 def evaluations_of(study: Study, size: DataSize, steps: int, n_texts: int | None = None) -> int:
@@ -199,4 +225,4 @@ def ablation_steps(study: Study, size: DataSize, rung: RungPlan, n_texts: int) -
 
 def ablation_s(study: Study, size: DataSize, rung: RungPlan, cost: Cost) -> float:
     runs = (_run_s(study, size, cost, ablation_steps(study, size, rung, n), True, n) for n in study.ablations.train_texts)
-    return study.seeds * sum(runs) * MARGIN
+    return study.seeds * sum(runs)

@@ -21,7 +21,7 @@ from harness.writing import find
 # Two machines, or two plans on one, round differently; a stable run stays within this.
 TOLERANCE = 1e-6
 # Fields that measure the machine, or say where a run was cut.
-NOT_RESULTS = frozenset({"n", "time", "event", "key", "time_s", "tokens_per_second", "reason", "index"})
+NOT_RESULTS = frozenset({"n", "time", "event", "key", "time_s", "seconds", "tokens_per_second", "reason", "index"})
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from harness import durable
 from harness.analysis.correlation import pearson
+from harness.calibration import planned_s
 from harness.held_out import Lock
 from harness.journal import Event
 from harness.record import Record
@@ -30,7 +31,7 @@ PUBLIC_COLUMNS = _columns(
 )
 FURTHER_COLUMNS = _columns(
     "name trial embedding_params head_params n_layer d_model n_head d_head d_ff batch_size steps best_step unique_tokens tokens_per_param "
-    "floor_nll floor_top1 floor_gap floor_gap_se tokens_per_second val_bits_per_char schedule planned_steps parametrization"
+    "floor_nll floor_top1 floor_gap floor_gap_se tokens_per_second val_bits_per_char schedule planned_steps parametrization planned_s"
 )
 TEXT_COLUMNS = frozenset(_columns("key stage rung family arch lr_source lr_status status reason name schedule parametrization"))
 
@@ -164,7 +165,7 @@ def _run_row(record: Record, key: str) -> dict[str, Any]:
     evaluations = record.evaluations[key]
     nll, top1 = (np.array([e[name] for e in evaluations if e["val_nll"] is not None], dtype=float) for name in ("val_nll", "val_top1"))
     tokens_per_param = row["train_tokens"] / row["n_params"] if row.get("train_tokens") else None
-    return row | {"pearson_nll_top1": pearson(nll, top1), "tokens_per_param": tokens_per_param}
+    return row | {"pearson_nll_top1": pearson(nll, top1), "tokens_per_param": tokens_per_param, "planned_s": planned_s(record, key)}
 
 
 def _skipped_row(rung: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from time import monotonic
 from typing import Any
 
 import harness
-from harness import environment, errors, invocation, ladder, lease, memory, power, preflight, spec, terminal, tracking
+from harness import calibration, environment, errors, invocation, ladder, lease, memory, power, preflight, spec, terminal, tracking
+from harness.calibration import Calibration
 from harness.confine import confined
 from harness.console import Console
 from harness.data import Floor
@@ -116,9 +117,9 @@ def _show_plan(options: argparse.Namespace, prepared: Prepared, machine: Machine
     prior = power.known_prior(from_record(record)) if record.plan else power.ASSUMED
     plan = None if options.replan else invocation.recorded_plan(record, prepared)
     if plan is None:
-        console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
+        known = _known(prepared, machine, console)
         with invocation.make_pool(prepared, None, machine, folder) as pool:
-            plan = invocation.new_plan(prepared, machine, pool)
+            plan = invocation.new_plan(prepared, machine, pool, known)
         # What was done under another plan may have had another budget.
         record = Record()
     told = power.power(plan, prepared.study.seeds, prior)
@@ -169,7 +170,9 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
     with ExitStack() as at_end:
         at_end.callback(journal.close)
         with invocation.make_pool(prepared, floor, machine, folder) as pool:
-            facts = invocation.facts()
+            facts = invocation.facts(machine)
+            # Runs of a start that was killed as well.
+            _learn(machine, record, console)
             again, fast = bool(options.retry), options.fail_fast
             executor = Executor(journal, record, pool, console, folder / invocation.CHECKPOINTS, facts["id"], deadline, only, again, fast)
             _say_changes(record, prepared, facts, console)
@@ -187,6 +190,7 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
             with console.showing(plan, record), stopping_on_signals(executor) as stopped:
                 executor.run(Stages(prepared.study, plan, prepared.size))
         code = invocation.exit_code(record, stopped.code, executor.out_of_time)
+        _learn(machine, record, console)
         # Before the report, which tells of this start as well.
         executor.note("invocation_ended", id=facts["id"], seconds=monotonic() - started, exit_code=code, completed=executor.completed)
         results = from_record(record)
@@ -219,15 +223,30 @@ def _note_study(executor: Executor, prepared: Prepared, floor: Floor | None, pla
         executor.note("study", study=study)
 
 
+def _known(prepared: Prepared, machine: Machine, console: Console) -> Calibration:
+    """What finished runs have told of this machine, and a line on how the plan is priced."""
+    known = calibration.load(ROOT, environment.speed_facts(machine))
+    for said in (known.note, invocation.how_priced(prepared, machine, known)):
+        if said:
+            console.say(f" {said}")
+    return known
+
+
+def _learn(machine: Machine, record: Record, console: Console) -> None:
+    """Keep what the record's runs tell of this machine's speed; a study does without where that can't be written."""
+    said = calibration.learn(ROOT, environment.speed_facts(machine), record)
+    if said:
+        console.warn(said)
+
+
 def _finish_tracking(live: Live, report: Path, executor: Executor) -> None:
     """Bring MLflow level; somebody who has stopped the study doesn't wait for a server."""
     live.close(report if report.exists() else None, QUICK_S if executor.stopping else PATIENT_S)
 
 
 def _new_plan(prepared: Prepared, machine: Machine, executor: Executor, console: Console) -> Plan:
-    """Measure, plan and show; whatever was recorded before stays and is reused where a run is the same."""
-    console.say(f"measuring {len(prepared.rungs)} shapes on {machine.workers} x {machine.device}")
-    plan = invocation.new_plan(prepared, machine, executor.pool)
+    """Price, plan and show; whatever was recorded before stays and is reused where a run is the same."""
+    plan = invocation.new_plan(prepared, machine, executor.pool, _known(prepared, machine, console))
     # What was done under another plan may have had another budget; a run that comes out the same is reused when its turn comes.
     console.print(terminal.plan_table(plan, Record(), console.width))
     for note in terminal.plan_notes(plan, Record(), invocation.free_bytes(ROOT)):

@@ -4,8 +4,10 @@ No generator has a state worth keeping: order, dropout and samples are functions
 optimizer's moments, the best weights and their scores, and the counters of the loop.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -41,7 +43,8 @@ class State:
     """A run in motion.
 
     `points`: training points since the last evaluation. `evaluated`: the step of that evaluation. `events`: how many events of the run have
-    been emitted. `ended`: status and reason, once training is over and only the last scores and samples may be missing.
+    been emitted. `ended`: status and reason, once training is over and only the last scores and samples may be missing. `seconds`: wall and
+    CPU seconds spent on each part of the work so far.
     """
 
     model: nn.Module
@@ -63,11 +66,23 @@ class State:
     timed_s: float = 0.0
     spent_s: float = 0.0
     ended: tuple[str, str] | None = None
+    seconds: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float | None:
         """Training speed after warm-up, evaluations left out."""
         return self.timed_tokens / self.timed_s if self.timed_s else None
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Count what the block takes, ended by an error or not, as seconds of a part of the work."""
+        wall, cpu = perf_counter(), process_time()
+        try:
+            yield
+        finally:
+            spent = self.seconds.setdefault(part, [0.0, 0.0])
+            spent[0] += perf_counter() - wall
+            spent[1] += process_time() - cpu
 
 
 def build_model(spec: RunSpec, dropout: float | None = None) -> nn.Module:
@@ -112,6 +127,7 @@ def snapshot(state: State) -> Checkpoint:
     facts: dict[str, Any] = {name: getattr(state, name) for name in COUNTERS}
     best = None if state.best is None else {k: v for k, v in asdict(state.best).items() if not isinstance(v, np.ndarray)}
     facts |= {"monitor": state.monitor.to_dict(), "best": best, "history": state.history, "points": state.points, "ended": state.ended}
+    facts["seconds"] = {part: list(spent) for part, spent in state.seconds.items()}
     return Checkpoint(state.step, {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, facts)
 
 
@@ -130,6 +146,7 @@ def restore(spec: RunSpec, device: str, saved: Checkpoint) -> State:
     state.history = [(step, loss) for step, loss in facts["history"]]
     state.points = [tuple(point) for point in facts["points"]]
     state.ended = None if facts["ended"] is None else tuple(facts["ended"])
+    state.seconds = {part: list(spent) for part, spent in facts.get("seconds", {}).items()}
     return state
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import plan as planning
+from harness.calibration import trust
 from harness.data.corpus import Corpus
 from harness.held_out import held_out_rung
 from harness.plan import Plan, duration
@@ -70,7 +71,8 @@ def plan_heading(plan: Plan, study: Study, corpus: Corpus) -> Text:
     where = f"{plan.workers} x {plan.device}, {plan.precision}"
     held = held_out_rung(study.model_dump(mode="json"), plan.to_dict())
     checked = f"held out {held}" if held else "nothing held out"
-    return Text(f"study {study.study}  {plan.study[:6]}   {data}   {runs}   {checked}   device {where}", style="bold")
+    runs, estimate = f"{runs}   {checked}", trust(plan.calibrated_runs, plan.spread)
+    return Text(f"study {study.study}  {plan.study[:6]}   {data}   {runs}   device {where}   estimate {estimate}", style="bold")
 
 
 def frame_table(frame: pd.DataFrame, width: int) -> Padding:

@@ -31,7 +31,10 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. Metrics are those of the best weights; None where no evaluation was reached."""
+    """How a run ended. Metrics are those of the best weights; None where no evaluation was reached.
+
+    `seconds`: of `time_s`, wall and CPU seconds of training, evaluation, sampling_best, sampling_end and saving.
+    """
 
     status: str
     reason: str
@@ -45,6 +48,7 @@ class Outcome:
     tokens_per_second: float | None
     time_s: float
     events: int
+    seconds: dict[str, list[float]]
 
 
 def train(spec: RunSpec, context: Context) -> Outcome:
@@ -75,6 +79,7 @@ def train(spec: RunSpec, context: Context) -> Outcome:
         tokens_per_second=state.tokens_per_second,
         time_s=perf_counter() - started,
         events=state.events,
+        seconds=state.seconds,
     )
 
 
@@ -98,7 +103,8 @@ def _loop(spec: RunSpec, context: Context, state: State, texts: Encoded, order: 
         elif state.step == spec.steps:
             state.ended = ("completed", "")
         else:
-            state.ended = _step(spec, context, state, texts, order)
+            with state.timing("training"):
+                state.ended = _step(spec, context, state, texts, order)
     return state.ended
 
 
@@ -183,7 +189,8 @@ def _count(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, step: 
 
 def _keep(state: State, context: Context) -> None:
     if context.checkpoints is not None and state.step:
-        save_checkpoint(context.checkpoints, snapshot(state))
+        with state.timing("saving"):
+            save_checkpoint(context.checkpoints, snapshot(state))
 
 
 def _unique_tokens(texts: Encoded, order: Order, steps: int) -> int:

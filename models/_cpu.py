@@ -21,6 +21,9 @@ MAX_LENGTH = 256
 SLICE = 512
 # Wider hidden layers are computed again in the backward pass: cheaper than their way to memory and back.
 RECOMPUTED = 2048
+# Without a gradient, so few hidden values are better computed in one go: half of the time for 64 tokens of 200 or 1,500 hidden units,
+# as when a text is sampled; twice the time for 320 of 1,500.
+WHOLE = 2**17
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -211,6 +214,8 @@ def mlp(x_NC: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bia
     A slice of the width, not of the tokens: every weight is then read once, its gradient written once, and nothing is added up over slices
     but the (N, C) sums, which stay in the cache. From RECOMPUTED on the backward pass computes the hidden values again.
     """
+    if not torch.is_grad_enabled() and len(x_NC) * len(up) <= WHOLE:
+        return F.linear(activation(F.linear(x_NC, up, up_bias)), down, down_bias)
     keep = torch.is_grad_enabled() and len(up) < RECOMPUTED
     y_NC: Tensor = _MLP.apply(x_NC, up, up_bias, down, down_bias, activation, keep)  # type: ignore[no-untyped-call]
     return y_NC

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.results import Results
-from reports import fits_section, numbers, samples_section, tables, together_section
+from reports import fits_section, numbers, samples_section, tables, timing, together_section
 from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture, Spans, Table, Verbatim, bullets, paragraph
 from reports.findings import findings
 from reports.limits import limits
@@ -85,9 +85,7 @@ def _plan(results: Results, times: bool) -> list[Block]:
         within = duration(plan.get("within_s") or numbers.NAN)
         said.append(f" To fit into {within}, token budgets were cut by a factor of {2 ** (plan['cut'] / 2):.3g}.")
     if times:
-        took = results.invocations["seconds"].sum()
-        estimate = duration(plan.get("estimated_s") or numbers.NAN)
-        said.append(f" It was estimated at {estimate} and took {duration(took)} in {plural(len(results.invocations), 'start')}.")
+        said.append(timing.sentences(results))
     skipped = [rung.name for rung in rungs(results) if rung.skipped]
     if skipped:
         said.append(f" Left out on this machine: {listed(skipped)} (section 8 says why).")

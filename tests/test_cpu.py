@@ -1,5 +1,6 @@
 """What a CPU computes by hand equals the plain operators in value and gradient, for every family and layout."""
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -96,3 +97,18 @@ def test_a_wide_hidden_layer_is_not_kept() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         mlp(torch.randn(500, 12, requires_grad=True))
     assert 0 < sum(saved) < 500 * SHAPES["wide"].d_ff / 4
+
+
+@pytest.mark.parametrize("activation", [F.gelu, F.relu])
+@pytest.mark.parametrize("bias", [True, False])
+def test_in_one_go_or_by_slices_few_tokens_are_the_same(
+    activation: Callable[[Tensor], Tensor], bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    x_NC, up, down = torch.randn(7, 12).double(), torch.randn(700, 12).double(), torch.randn(12, 700).double()
+    biases = (torch.randn(700).double(), torch.randn(12).double()) if bias else (None, None)
+    with torch.no_grad():
+        in_one_go = _cpu.mlp(x_NC, up, biases[0], down, biases[1], activation)
+        monkeypatch.setattr(_cpu, "WHOLE", 0)
+        by_slices = _cpu.mlp(x_NC, up, biases[0], down, biases[1], activation)
+    assert (in_one_go - by_slices).abs().max() < 1e-12 * by_slices.abs().max()

@@ -23,7 +23,7 @@ from harness.workers import make_deterministic
 from tests import tiny
 
 SAMPLES = {"temperatures": [0.5, 1.0], "texts": 2, "at_best": 2}
-CLOCKS = {"time_s", "tokens_per_second"}
+CLOCKS = {"time_s", "seconds", "tokens_per_second"}
 
 
 def whole(folder: Path, **changes: Any) -> tuple[Outcome, tiny.Events]:

@@ -36,7 +36,7 @@ def states(monkeypatch: pytest.MonkeyPatch) -> list[State]:
 
 
 def without_time(outcome: training.Outcome) -> dict[str, Any]:
-    return {k: v for k, v in asdict(outcome).items() if k not in ("tokens_per_second", "time_s")}
+    return {k: v for k, v in asdict(outcome).items() if k not in ("tokens_per_second", "time_s", "seconds")}
 
 
 def test_golden_losses() -> None:

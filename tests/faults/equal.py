@@ -11,7 +11,7 @@ from tests import toy
 
 STRAY = ("*.part", "step-*", "lease.json")
 # What two equal runs may differ in, in the record.
-CLOCKS = frozenset({"n", "time", "time_s", "tokens_per_second", "invocation", "index", "reason"})
+CLOCKS = frozenset({"n", "time", "time_s", "seconds", "tokens_per_second", "invocation", "index", "reason"})
 
 
 def assert_as_untouched(folder: Path, finished: Path) -> None:

@@ -19,7 +19,7 @@ from tests.faults.table import Fault, Row, is_whole, scaled
 
 CASES, TRAINED = scaled(34, 500), scaled(2, 60)
 OLDER, NEWER = 5, 9
-CLOCKS = {"time_s", "tokens_per_second"}
+CLOCKS = {"time_s", "seconds", "tokens_per_second"}
 SENTENCE = re.compile(
     r"checkpoint run/\d+ is damaged \(.+\): (going on from \d+|training the run from its start); \d+ steps are done again\."
 )

@@ -21,7 +21,7 @@ from tests.faults.equal import assert_as_untouched, assert_same_record, strays, 
 from tests.faults.table import Fault, Row, is_whole
 
 # The places that only the front door comes to; repair and MLflow have tests of their own.
-OF_THE_DOOR = [name for name in NAMES if name.split(".")[0] in ("lease", "results", "report")]
+OF_THE_DOOR = [name for name in NAMES if name.split(".")[0] in ("lease", "results", "report", "calibration")]
 OF_RUNS = [name for name in NAMES if name.split(".")[0] in ("journal", "checkpoint", "weights")]
 STUDY: dict[str, Any] = {"search": {"trials": 4, "batch": 2}, "seeds": 1}
 

@@ -1,0 +1,140 @@
+"""The page on performance holds what was measured and nothing else; a study's time is counted once, piece by piece."""
+
+import json
+import multiprocessing
+import re
+from time import perf_counter, sleep
+from typing import Any
+
+import pytest
+
+from benchmarks import page, peers, study
+from benchmarks._clock import Clock, children_cpu_s
+from benchmarks.notebook import epoch, summary
+from harness.record import Record
+
+MACHINE = {
+    "cpu": "Some CPU", "machine": "CPU, 2 cores, Linux x86_64", "versions": {"torch": "2.13.0"}, "load_average_1min": 3.25,
+    "under_load": True, "date": "2026-11-20T10:00:00+00:00", "commit": "0123",
+}  # fmt: skip
+
+
+def notebook_result(step_s: float) -> dict[str, Any]:
+    """What notebook.py keeps of one rung whose notebook takes 2 s a step."""
+    ratio = {"ratio": 2.0 / step_s, "quartiles": [1, 1], "ratio_cpu_time": 2.0 / step_s, "pairs": 7}
+    seconds = {"notebook": 2.0, "notebook_allocator": 2.0, "harness": step_s}
+    part = {"seconds": seconds, "against_notebook": ratio, "against_notebook_allocator": ratio}
+    rung: dict[str, Any] = {"parts": dict.fromkeys(("step", "evaluate", "sample"), part)}
+    rung |= {"peak_bytes": {"notebook": 400, "harness": 100}}
+    rungs = {"10M": rung | {"epoch": epoch(rung, 3200)}}
+    return summary(rungs) | {"machine": MACHINE, "full": False, "rungs": rungs}
+
+
+def test_a_table_shows_what_was_measured_where_and_which_target_was_missed() -> None:
+    fast, slow = (page.notebook(notebook_result(step_s)) for step_s in (0.25, 0.5))
+    assert "| training step | 8.0x |" in fast
+    assert "| training step | 4.0x (target: 6.0x) |" in slow
+    assert "2026-11-20, Some CPU, 2 cores, torch 2.13.0, **while other work kept it busy** (load 3.2)." in fast
+    assert "Pairs of steps: 7 at 10M" in fast and "| peak memory of the process | 25% |" in fast
+
+
+def test_what_has_no_result_says_so_and_filling_again_changes_nothing() -> None:
+    empty = page.PAGE.read_text(encoding="utf-8")
+    filled = page.fill(empty, {"notebook": notebook_result(0.25)})
+    assert "8.0x" in filled and "Not measured yet: `python -m benchmarks.peers`" in filled
+    assert page.fill(filled, {"notebook": notebook_result(0.25)}) == filled
+    assert "8.0x" not in page.fill(filled, {})
+
+
+def test_the_page_holds_the_kept_results() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.fill(text, page.kept()) == text
+
+
+def test_every_result_of_a_benchmark_has_a_table() -> None:
+    crew = {"rungs": {"87k": {"1": {"speedup": 1.0, "device": "cpu"}, "4": {"speedup": 1.5, "device": "cpu"}}}}
+    floor = {"step_cpu_s": 0.2, "floor_s": 0.05, "fraction_of_floor": 0.25, "bound_by": "memory", "matmul_gflops": 50, "copy_gb_per_s": 9}
+    against = {"ratio": 2.5, "ratio_cpu_time": 2.75}
+    peer = {
+        "sides": peers.SIDES,
+        "rungs": {"87k": {"against": {"trainer": against, "lightning": against}, "peer_n_params": {"trainer": 87_480}}},
+    }
+    assert "| 87k | 1.00x | 1.50x |" in page.crew(crew | {"machine": MACHINE})
+    assert "| 87k | 200 ms | 50 ms | 25% | memory |" in page.floor({"rungs": {"87k": floor}, "machine": MACHINE})
+    assert "| 87k | 2.5x (target: 3.0x) | 2.5x (target: 3.0x) | 2.8x | 2.8x | 87,480 |" in page.peers(peer | {"machine": MACHINE})
+
+
+def record_with(**seconds: float) -> Record:
+    """Two runs of one stage with these CPU seconds, and one that was cut off."""
+    record, parts = Record(), {part: [2 * cpu, cpu] for part, cpu in seconds.items()}
+    for key in ("a", "b", "c"):
+        record.selected[key] = {"stage": "ladder"}
+    for key in ("a", "b"):
+        record.ended[key] = {"time_s": 50.0, "seconds": parts}
+    return record
+
+
+def test_shares_of_a_study_sum_to_all_of_it() -> None:
+    by_stage = study.stages(record_with(training=10.0, evaluation=0.5, sampling_end=0.25))
+    assert by_stage["ladder"]["runs"] == 2 and by_stage["ladder"]["time_s"] == 100.0
+    whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "driver": {"tracking": [9.0, 1.0], "record": [9.0, 0.1], "planning": [9.0, 0.4]}}
+    said = study.summary(whole, by_stage)
+    assert sum(said["shares_of_cpu"].values()) == pytest.approx(1.0) and said["shares_of_cpu"]["training"] == pytest.approx(20 / 30)
+    assert said["evaluation_and_samples_of_training"] == pytest.approx(0.075)
+    assert said["tracking_record_and_plan_of_study"] == pytest.approx(1.5 / 30)
+    table = {"study": "s", "plan": {"estimated_s": 9.0}, "machine": MACHINE, "whole": whole | {"wall_s": 60.0}, "stages": by_stage} | said
+    shown = page.study(json.loads(json.dumps(table)))
+    assert (
+        "| training | 66.7% |" in shown
+        and "are 7.5% (target: under 5.0%) of training" in shown
+        and "| ladder | 2 | 100 s | 40.0% |" in shown
+    )
+
+
+def test_a_piece_inside_another_is_counted_once() -> None:
+    clock = Clock()
+    inner = clock.timed("inner", lambda: sleep(0.05))
+    outer = clock.timed("outer", lambda: (sleep(0.02), inner(), inner()))
+    started = perf_counter()
+    outer()
+    whole = perf_counter() - started
+    assert clock.spent["inner"][0] >= 0.1 and clock.spent["outer"][0] >= 0.02
+    assert clock.spent["inner"][0] + clock.spent["outer"][0] <= whole
+
+
+def test_what_raises_is_counted_too() -> None:
+    clock = Clock()
+    with pytest.raises(ZeroDivisionError):
+        clock.timed("broken", lambda: 1 / 0)()
+    clock.timed("fine", lambda: None)()
+    assert clock.spent.keys() == {"broken", "fine"}
+
+
+def _spin(seconds: float) -> None:
+    until = perf_counter() + seconds
+    while perf_counter() < until:
+        pass
+
+
+def test_the_cpu_seconds_of_living_children_are_seen() -> None:
+    process = multiprocessing.get_context("fork").Process(target=_spin, args=(60.0,), daemon=True)
+    before = children_cpu_s()
+    process.start()
+    try:
+        until = perf_counter() + 55
+        while children_cpu_s() <= before and perf_counter() < until:
+            sleep(0.05)
+        assert children_cpu_s() > before
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_without_its_packages_the_benchmark_of_peers_is_left_out_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "lightning" else name)
+    monkeypatch.setattr("sys.argv", ["peers"])
+    peers.main()
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"peers: left out, lightning not installed: .*'\.\[peers\]'\n", out)
