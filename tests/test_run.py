@@ -118,7 +118,7 @@ def test_a_recorded_plan_is_shown_without_measuring_again(finished: Path, capsys
 def test_a_study_that_can_not_advise_says_why(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(finished)
     assert verbs.main(["advise", "toy", "--flops", "1e10", "--write", "next.yaml"]) == 2
-    assert "toy: no advice: alpha and beta can't both be fitted" in capsys.readouterr().err
+    assert "toy: no advice: all runs repeat their data" in capsys.readouterr().err
     assert verbs.main(["advise", "toy", "--within", "soon"]) == 2
     assert "--within" in capsys.readouterr().err
     assert tree(finished) == before
