@@ -356,11 +356,14 @@ def list_plugins(options: argparse.Namespace) -> None:
 
 def ui(options: argparse.Namespace) -> None:
     """MLflow's own server, on this machine only."""
-    print(f"MLflow on http://127.0.0.1:{options.port} (Ctrl-C ends it)")
+    command, address = tracking.ui_command(ROOT, options.port), f"http://127.0.0.1:{options.port}"
+    print(f"MLflow on {address} (Ctrl-C ends it)")
     # Its first pages are those of chat applications, and show nothing of a study.
-    print("Choose `Model training` at the top left, then a study: the run of its name has links to the comparisons of rungs and of")
+    for study, page in tracking.pages(ROOT).items():
+        print(f"{study}, its rungs compared: {address}{page}")
+    print("Or choose `Model training` at the top left, then a study: the run of its name has links to the comparisons of rungs and of")
     print("trials, and the report among its artifacts (report/report.html).", flush=True)
-    subprocess.run(tracking.ui_command(ROOT, options.port), check=False)
+    subprocess.run(command, check=False)
 
 
 def console() -> None:

@@ -28,7 +28,8 @@ def description(
     rungs = [_rung_line(rung, chosen.get(rung["rung"]), selected) for rung in plan.get("rungs", ())]
     counts = Counter(run.tags["status"] for _, run in selected)
     runs = ", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "none yet"
-    return "\n".join([links, "", asked[0], "", asked[1], "", *HEAD, *rungs, "", f"Runs: {runs}."])
+    # The results first: the page is folded after some lines.
+    return "\n".join([links, "", *HEAD, *rungs, "", f"Runs: {runs}.", "", asked[0], "", asked[1]])
 
 
 def _rung_line(rung: Mapping[str, Any], chosen: Event | None, selected: Sequence[tuple[Event, Tracked]]) -> str:

@@ -256,5 +256,13 @@ def ui_command(root: Path, port: int = UI_PORT) -> list[str]:
     return [*command, "--host", UI_HOST, "--port", str(port), "--workers", "1"]
 
 
+def pages(root: Path) -> dict[str, str]:
+    """By study in the local store, what to append to the UI's address to compare its rungs; none where there is no store yet."""
+    uri = store_uri(root)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return {}
+    return {study: mlflow_views.page(id, mlflow_views.LADDER) for study, id in sorted(tracking_store.experiments(uri).items())}
+
+
 def _milliseconds(time: float) -> int:
     return round(time * 1000)

@@ -152,6 +152,18 @@ def connect(uri: str, study: str, root: Path, abandoned: threading.Event) -> tup
         return client, experiment.experiment_id
 
 
+def experiments(uri: str) -> dict[str, str]:
+    """The ids of the studies in a store, by name; the one that MLflow makes by itself is none.
+
+    Raises:
+        StoreError: MLflow isn't installed here, or the store can't be read.
+    """
+    set_environment()
+    with _opened_by_one(uri):
+        found = _client(uri, threading.Event()).search_experiments()
+    return {experiment.name: experiment.experiment_id for experiment in found if experiment.name != "Default"}
+
+
 def _client(uri: str, abandoned: threading.Event) -> "MlflowClient":
     with telling(uri):
         from mlflow import MlflowClient

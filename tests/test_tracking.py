@@ -15,7 +15,7 @@ import pytest
 from harness.journal import Event, read
 from harness.tracked import Tracking
 from harness.tracked_run import MAX_POINTS, RUNNING
-from harness.tracking import POSITION, ui_command
+from harness.tracking import POSITION, pages, ui_command
 from harness.tracking_live import Live
 from harness.tracking_store import StoreError
 from tests.records import AWKWARD, Study, artifacts, by_name, client, close_records, contents, projection, root, small_study, stored
@@ -329,6 +329,14 @@ def test_a_run_that_was_resumed_holds_what_an_unbroken_one_holds(tmp_path: Path)
     assert {at: value for at, (value, _) in one.metrics.items()} == {at: value for at, (value, _) in other.metrics.items()}
     assert str(one.points) == str(other.points) and one.tables == other.tables
     assert one.status == other.status == "FINISHED" and one.tags["status"] == other.tags["status"] == "completed"
+
+
+def test_ui_names_the_page_of_every_study_in_the_store(root: Path, tmp_path: Path) -> None:
+    assert pages(tmp_path / "nothing here") == {}
+    small_study(root / "scaling")
+    projected = projection(root)
+    projected.sync()
+    assert projected.page() and pages(root)["scaling"] == projected.page()
 
 
 def test_ui_command_serves_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
