@@ -84,7 +84,11 @@ def test_a_crew_that_fails_is_tried_again_then_alone_and_halved_for_want_of_memo
     assert tries.crew_of(SPECS[0], 5) == 1
 
 
-STUDY: dict[str, Any] = {"search": {"batch": 4, "trials": 8, "pruner": "median", "extend": 0}, "seeds": 3, "train": {"evaluations": 3, "patience": 1}}
+STUDY: dict[str, Any] = {
+    "search": {"batch": 4, "trials": 8, "pruner": "median", "extend": 0},
+    "seeds": 3,
+    "train": {"evaluations": 3, "patience": 1},
+}
 
 
 @pytest.fixture(scope="module")
