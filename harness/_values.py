@@ -110,6 +110,12 @@ def _evaluations(value: object) -> object:
     return value
 
 
+def _crew(value: object) -> object:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TRIALS):
+        raise ValueError(f"must be a whole number from 1 to {MOST_TRIALS:,} or auto, not {shown(value)}")
+    return value
+
+
 def _family(value: object) -> object:
     if isinstance(value, dict):
         odd = [k for k, v in value.items() if not isinstance(k, str) or not isinstance(v, str | bool | int)]
@@ -207,6 +213,7 @@ Warmup = Annotated[float, Field(ge=0, le=0.1), _real("a number from 0 to 0.1 (at
 Share = Annotated[int | float, _share()]
 ShareOrNone = Annotated[int | float, _share(or_none=True)]
 Evaluations = Annotated[int | Literal["every_epoch"], BeforeValidator(_evaluations)]
+Crew = Annotated[int | Literal["auto"], BeforeValidator(_crew)]
 Family = Annotated[str | dict[str, str | bool | int], BeforeValidator(_family)]
 RungText = Annotated[str, BeforeValidator(_rung_text, json_schema_input_type=str | int)]
 RungTextOrNone = Annotated[

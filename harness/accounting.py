@@ -78,14 +78,14 @@ def six_nd(n_params: int, tokens: int) -> int:
     return 6 * n_params * tokens
 
 
-def memory_bytes(arch: str, shape: Mapping[str, Any], vocab_size: int, seq_len: int, batch_tokens: int) -> int:
-    """Memory of one training process in float32, to some 30 %.
+def memory_bytes(arch: str, shape: Mapping[str, Any], vocab_size: int, seq_len: int, batch_tokens: int, runs: int = 1) -> int:
+    """Memory of one process that trains so many runs of a shape together in float32, to some 30 %.
 
     The process; weights, gradients, AdamW's two moments and the best weights so far; what a batch keeps for its backward pass.
     """
     module = _arch(arch)
     kept = module.activations(module.Shape(**shape), vocab_size, batch_tokens)
-    return int(PROCESS_BYTES + FLOAT_BYTES * (5 * counts(arch, shape, vocab_size, seq_len).n_params + kept))
+    return int(PROCESS_BYTES + runs * FLOAT_BYTES * (5 * counts(arch, shape, vocab_size, seq_len).n_params + kept))
 
 
 def weights_bytes(n_params: int) -> int:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,15 +104,21 @@ def save_checkpoint(folder: Path, saved: Checkpoint) -> None:
 def find_checkpoint(folder: Path, usable: Callable[[Checkpoint], bool] = lambda saved: True) -> tuple[Checkpoint | None, list[Damaged]]:
     """The newest checkpoint that is whole and `usable`, and what is wrong with each later one that is damaged, newest first."""
     damaged = []
+    for found in each_checkpoint(folder):
+        if isinstance(found, Damaged):
+            damaged.append(found)
+        elif usable(found):
+            return found, damaged
+    return None, damaged
+
+
+def each_checkpoint(folder: Path) -> Iterator[Checkpoint | Damaged]:
+    """All of a run's checkpoints, newest first, those that are damaged too."""
     for step, path in sorted(_checkpoints(folder).items(), reverse=True):
         try:
-            saved = _read(step, path)
+            yield _read(step, path)
         except DamageError as error:
-            damaged.append(Damaged(step, str(error)))
-            continue
-        if usable(saved):
-            return saved, damaged
-    return None, damaged
+            yield Damaged(step, str(error))
 
 
 def load_checkpoint(folder: Path, usable: Callable[[Checkpoint], bool] = lambda saved: True) -> tuple[Checkpoint | None, list[str]]:

@@ -1,7 +1,7 @@
 """Several runs of one shape trained together: RunSpecs enter, a step of all of them is one set of kernels, and each is its lone twin.
 
-A member's batch, dropout mask, rate and moments are its own functions of (seed, step). Members leave without touching the others. The
-loop over steps, evaluation and the record stay with `harness.train`; a crew stands for the model and the optimizer of its members.
+A member's batch, dropout mask, rate and moments are its own functions of (seed, step). Members leave without touching the others. A crew
+stands for the model and the optimizer of its members; `harness.together` drives it, and all else that a run does is its own.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.runspec import RunSpec
-from harness.state import build_model, group_facts, set_rate
+from harness.state import State, group_facts, set_rate, start
+from harness.train import autocast
 from models._layers import Packed
 from models._stacked import StackedModel, losses, stack
 from models.decoder import Model
@@ -23,32 +24,66 @@ OWN = frozenset(
     | {"schedule", "warmup_steps", "lr_min_fraction", "weight_decay", "beta1", "beta2", "eps", "grad_clip", "eval_texts"}
 )
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+Moments = dict[str, Tensor]
+
 
 def together(specs: Sequence[RunSpec]) -> bool:
-    """Whether these runs can be one crew: decoders of one shape on one corpus, on real tokens, in float32."""
+    """Whether these runs can be one crew: decoders of one shape on one corpus, on real tokens."""
     shared = [f.name for f in fields(RunSpec) if f.name not in OWN]
     alike = all(getattr(spec, name) == getattr(specs[0], name) for spec in specs for name in shared)
-    return alike and (specs[0].arch, specs[0].padding, specs[0].precision) == ("decoder", "ignore", "float32")
+    return alike and (specs[0].arch, specs[0].padding) == ("decoder", "ignore")
 
 
 class Crew:
-    """Weights, gradients and moments of every member; `specs` are those that are still in it."""
+    """Weights, gradients and moments of every member; `specs` and `states` are those that are still in it.
 
-    def __init__(self, specs: Sequence[RunSpec], device: str = "cpu", token_multiple: int = 1) -> None:
+    While a run is in the crew, its state's weights and moments are windows on the crew's, evaluated and saved as those of any run.
+    """
+
+    def __init__(self, specs: Sequence[RunSpec], device: str = "cpu", token_multiple: int = 1, states: Sequence[State] = ()) -> None:
+        """`states`: where the runs are, none for their starts. `token_multiple`: batches are filled up to one, so that few sizes occur."""
         assert together(specs)
         self.specs, self.device, self.token_multiple = tuple(specs), device, token_multiple
-        built = [build_model(spec) for spec in specs]
-        self.model = StackedModel([model.to(device) for model in built if isinstance(model, Model)])
-        self._model = built[0]
-        self.optimizer = self._new_optimizer()
+        self.states = tuple(states) or tuple(start(spec, device) for spec in specs)
+        self.model = StackedModel([state.model for state in self.states if isinstance(state.model, Model)])
+        self.optimizer = self._new_optimizer([own for state in self.states for own in self._moments(state)])
+        self._open_windows()
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
+    def _new_optimizer(self, moments: Sequence[Moments]) -> torch.optim.AdamW:
         """One group for each member and factor of the rate, whose only parameter is that part of its row: torch's own fused AdamW."""
         groups = []
         for spec, row in zip(self.specs, self.model.rows, strict=True):
             for (factor, _), part in zip(self.model.parts, self._parts(row), strict=True):
                 groups.append({"params": [nn.Parameter(part.detach())], **group_facts(spec, factor)})
-        return torch.optim.AdamW(groups, fused=True)
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        for group, own in zip(optimizer.param_groups, moments, strict=True):
+            optimizer.state[group["params"][0]] = own
+        return optimizer
+
+    def _moments(self, state: State) -> list[Moments]:
+        """What a run's optimizer holds, as that of the parts of its row; zeros before its first step, as torch begins."""
+        weights = dict(state.model.named_parameters())
+        held, row = [state.optimizer.state[weights[name]] for name in self.model.weights], self.model.rows[0]
+        # Where torch's fused optimizer counts.
+        step = held[0]["step"] if held[0] else torch.zeros((), device=row.device)
+        flat = {name: torch.cat([own[name].flatten() for own in held]) if held[0] else torch.zeros_like(row) for name in MOMENTS}
+        parts = {name: [part.clone() for part in self._parts(whole)] for name, whole in flat.items()}
+        own = [{name: parts[name][i] for name in MOMENTS} for i in range(len(self.model.parts))]
+        return [{"step": step.to(row.device, copy=True)} | one for one in own]
+
+    def _open_windows(self) -> None:
+        for k, (state, row) in enumerate(zip(self.states, self.model.rows, strict=True)):
+            weights, names = dict(state.model.named_parameters()), iter(self.model.weights)
+            for part, own in zip(self._parts(row), self._states(k), strict=True):
+                begin = 0
+                while begin < part.numel():
+                    weight = weights[next(names)]
+                    here = slice(begin, begin + weight.numel())
+                    weight.data = part[here].view(weight.shape)
+                    moments = {name: own[name][here].view(weight.shape) for name in MOMENTS}
+                    state.optimizer.state[weight] = {"step": own["step"]} | moments
+                    begin += weight.numel()
 
     def _parts(self, row: Tensor) -> tuple[Tensor, ...]:
         """A row, or its gradient, by the factor of the rate."""
@@ -69,7 +104,9 @@ class Crew:
         laid_out = batches if self.device == "cpu" else [replace(batch, groups=None) for batch in batches]
         batch = stack(laid_out, self.token_multiple).to(self.device)
         masks_KNC = self.model.masks(seeds, batch.tokens, batch.ids_KN.shape[1])
-        losses_K = losses(self.model.forward_packed(batch, masks_KNC), batch)
+        with autocast(self.specs[0], self.device):
+            logits_KNV = self.model.forward_packed(batch, masks_KNC)
+        losses_K = losses(logits_KNV, batch)
         self.model.backward(losses_K.sum())
         norms_K = self.model.gradients.norm(dim=1)
         self._clip(norms_K)
@@ -93,26 +130,16 @@ class Crew:
         self.optimizer.step()
 
     def keep(self, members: Sequence[int]) -> None:
-        """Go on with these members only; the others' memory is given back."""
-        states = [state for k in members for state in self._states(k)]
-        self.specs = tuple(self.specs[k] for k in members)
+        """Go on with these members only. Those that leave keep what they had, as long as they hold it."""
+        moments = [state for k in members for state in self._states(k)]
+        self.specs, self.states = tuple(self.specs[k] for k in members), tuple(self.states[k] for k in members)
         self.model.keep(members)
-        self.optimizer = self._new_optimizer()
-        for group, state in zip(self.optimizer.param_groups, states, strict=True):
-            if state:
-                self.optimizer.state[group["params"][0]] = state
+        self.optimizer = self._new_optimizer(moments)
+        self._open_windows()
 
-    def lone(self, k: int) -> nn.Module:
-        """The model of member k with its weights as they are, in evaluation mode; valid until the next call."""
-        self._model.load_state_dict(self.model.member(k), strict=False)
-        return self._model.eval()
-
-    def moments(self, k: int) -> dict[int, dict[str, Tensor]]:
-        """AdamW's moments of member k as a lone run's optimizer numbers them, for its checkpoint."""
-        states, sizes = self._states(k), [weight.shape[1:] for weight in self.model.weights.values()]
-        whole = {name: torch.cat([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq")}
-        split = {name: torch.split(values, [size.numel() for size in sizes]) for name, values in whole.items()}
-        return {
-            i: {"step": states[0]["step"].clone()} | {name: parts[i].view(size).clone() for name, parts in split.items()}
-            for i, size in enumerate(sizes)
-        }
+    def release(self, k: int) -> None:
+        """Let member k go on by itself: its state gets weights and moments of its own."""
+        state = self.states[k]
+        for weight in state.model.parameters():
+            weight.data = weight.data.clone()
+            state.optimizer.state[weight] = {name: value.clone() for name, value in state.optimizer.state[weight].items()}

@@ -10,7 +10,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
-from harness.checkpoint import find_checkpoint, remove_checkpoints
+from harness.checkpoint import KEPT, Damaged, each_checkpoint, remove_checkpoints
+from harness.crews import Saved, crews, going_on
 from harness.errors import StorageError
 from harness.journal import Event, Journal, plain
 from harness.record import Record
@@ -18,7 +19,7 @@ from harness.runspec import RunSpec
 from harness.stages import Ended, Group, Lane, RateChoice, Stages
 from harness.text import censored
 from harness.tries import Tries
-from harness.workers import Message, Pool, Task, batches
+from harness.workers import Message, Pool, Task
 
 POLL_S = 0.5
 # How long runs have to come to a place where they can stop; then they are ended, and go on from their last checkpoints.
@@ -81,6 +82,9 @@ class Executor:
         self.completed = 0
         self.fail_fast = fail_fast
         self._tries = Tries.after(record, retry)
+        # By rung, how many runs of one shape the plan has train together; and what is to be tried again before anything else.
+        self._crew_of: dict[str, int] = {}
+        self._again: list[Task] = []
         self._said_stopping = False
         self._end_at: float | None = None
         self._storage = ""
@@ -92,6 +96,7 @@ class Executor:
             StorageError: a worker could not write; the others were stopped.
         """
         self._sweep()
+        self._crew_of = {rung.rung: rung.crew for rung in stages.plan.kept}
         rungs = sorted(stages.plan.kept, key=lambda rung: -rung.estimated_s)
         ladder = self._walk(stages.rung(rung) for rung in rungs)
         if not self.stopping and self._wants_stage("ablation"):
@@ -123,7 +128,7 @@ class Executor:
         ended: list[Ended] = []
         for one in active:
             self._advance(one, None, ended)
-        while any(one.todo for one in active) or self.pool.busy:
+        while self._again or any(one.todo for one in active) or self.pool.busy:
             self._submit(active)
             if not self.pool.busy:
                 break
@@ -141,36 +146,61 @@ class Executor:
 
     def _submit(self, active: Sequence[_Active]) -> None:
         while not self.stopping and self.pool.idle:
-            one = next((one for one in active if one.todo), None)
-            if one is None:
+            todo = next((queue for queue in (self._again, *(one.todo for one in active)) if queue), None)
+            if todo is None:
                 return
             if self.deadline is not None and monotonic() > self.deadline:
                 self.stopping = self.out_of_time = True
                 return
-            self._start(one.todo.pop(0))
+            task = todo.pop(0)
+            # A crew that was formed before another one of its size did not fit.
+            first, *others = crews(task.specs, {spec.key for spec in task.specs}, self._most_together)
+            self._again[:0] = [replace(task, specs=members) for members in others]
+            self._start(replace(task, specs=first))
 
     def _start(self, task: Task) -> None:
-        """Give runs to a worker, each from its newest good checkpoint where it has one."""
-        resume = {spec.key: step for spec in task.specs if (step := self._begin(spec)) is not None}
-        self.pool.submit(replace(task, resume=resume, micro_batches=self._tries.parts_of(task.specs[0])))
+        """Give runs to a worker, each from its newest good checkpoint, those of a crew from the newest that all of it have.
 
-    def _begin(self, spec: RunSpec) -> int | None:
-        """Note that a run begins or goes on; the step of its checkpoint, or None for a run from its start."""
-        key = spec.key
-        facts: dict[str, Any] = {"name": spec.name, "spec": spec.to_dict(), "invocation": self.invocation}
-        if self._tries.parts_of(spec) > 1:
-            facts["micro_batches"] = self._tries.parts_of(spec)
+        Runs of a crew that can't go on with the others come next.
+        """
+        found = {spec.key: self._saved(spec, KEPT if len(task.specs) > 1 else 1) for spec in task.specs}
+        part, *others = going_on(task.specs, {key: saved for key, (saved, _) in found.items()})
+        members = [tuple(spec for spec in task.specs if spec.key in keys) for keys in (part, *others)]
+        self._again[:0] = [replace(task, specs=specs) for specs in members[1:]]
+        for spec in members[0]:
+            self._begin(spec, part[spec.key], found[spec.key][1], tuple(part) if len(part) > 1 else ())
+        resume = {key: saved.step for key, saved in part.items() if saved}
+        self.pool.submit(replace(task, specs=members[0], resume=resume, micro_batches=self._tries.parts_of(members[0][0])))
+
+    def _saved(self, spec: RunSpec, most: int) -> tuple[list[Saved], list[Damaged]]:
+        """The newest checkpoints that a run can go on from, and those of its checkpoints that are damaged, newest first."""
         # A checkpoint counts only if the record has every event that came before it.
-        known = self.record.events.get(key, 0) if key in self.record.started else -1
-        saved, damaged = find_checkpoint(self.checkpoints / key, lambda checkpoint: checkpoint.facts["events"] <= known)
+        known = self.record.events.get(spec.key, 0) if spec.key in self.record.started else -1
+        saved: list[Saved] = []
+        damaged: list[Damaged] = []
+        for one in each_checkpoint(self.checkpoints / spec.key):
+            if isinstance(one, Damaged):
+                damaged.append(one)
+            elif one.facts["events"] <= known:
+                saved.append(Saved(one.step, one.facts["events"], one.facts["ended"] is not None))
+            if len(saved) == most:
+                break
+        return saved, damaged
+
+    def _begin(self, spec: RunSpec, saved: Saved | None, damaged: Sequence[Damaged], crew: Sequence[str]) -> None:
+        """Note that a run begins or goes on, and with whom. `damaged`: checkpoints of it that can't be used."""
+        key, step = spec.key, saved.step if saved else 0
+        facts: dict[str, Any] = {"name": spec.name, "spec": spec.to_dict(), "invocation": self.invocation}
+        numbers = {"micro_batches": self._tries.parts_of(spec), "crew_parts": self._tries.crew_parts.get(spec.rung, 1)}
+        facts |= {name: parts for name, parts in numbers.items() if parts > 1} | ({"crew": list(crew)} if crew else {})
         for one in damaged:
-            self.watch.say(one.sentence(spec.name, saved.step if saved else 0))
+            if one.step > step:
+                self.watch.say(one.sentence(spec.name, step))
         if saved is None:
             remove_checkpoints(self.checkpoints / key)
             self.note("run_started", key=key, **facts)
-            return None
-        self.note("run_resumed", key=key, step=saved.step, events=saved.facts["events"], **facts)
-        return saved.step
+        else:
+            self.note("run_resumed", key=key, step=step, events=saved.events, **facts)
 
     def _advance(self, one: _Active, answer: list[Ended] | None, ended: list[Ended]) -> None:
         """Let a lane go on until it has runs that must be trained, or is at its end."""
@@ -188,11 +218,15 @@ class Executor:
             for spec in given.specs:
                 self._select(spec)
             missing = [spec for spec in one.waiting.values() if not self._is_final(spec.key) and self._wants(spec)]
-            one.todo = batches(missing, given.finished)
+            keys = {spec.key for spec in missing}
+            one.todo = [Task("train", members, given.finished) for members in crews(given.specs, keys, self._most_together)]
             if missing or not self._complete(one):
                 return
             answer = self._endings(one)
             ended += answer
+
+    def _most_together(self, spec: RunSpec) -> int:
+        return self._tries.crew_of(spec, self._crew_of.get(spec.rung, 1))
 
     def _say_stopping(self) -> None:
         """Say once why nothing new is started; not in the signal's handler, which may have come in the middle of a line."""
@@ -259,9 +293,22 @@ class Executor:
         elif message.kind == "progress":
             self.watch.progress(message.key, message.fields)
         elif message.kind == "error":
-            for spec in message.task.specs:
-                if not self.record.is_done(spec.key):
+            left = [spec for spec in message.task.specs if not self.record.is_done(spec.key)]
+            if len(left) > 1 and message.cause not in ("stopped", "storage"):
+                self._crew_failed(left, message)
+            else:
+                for spec in left:
                     self._failed(spec, message)
+
+    def _crew_failed(self, specs: Sequence[RunSpec], message: Message) -> None:
+        """Write down that a crew failed, and try its runs again: which of them it was is not known."""
+        for spec in specs:
+            self.note("run_ended", key=spec.key, status="failed", **message.fields, final=False)
+        parts = self._tries.crew_failed(specs, message.cause)
+        self._again += [replace(message.task, specs=part, resume={}) for part in parts]
+        if message.cause == "memory":
+            names = f"{specs[0].name} and {len(specs) - 1} more"
+            self.watch.say(f"{names}: out of memory; trying again with at most {len(parts[0])} of them together")
 
     def _failed(self, spec: RunSpec, message: Message) -> None:
         """Write down how a run failed, and try it again if it may be; the record keeps every try."""
@@ -276,7 +323,7 @@ class Executor:
         if again and not self.stopping:
             if message.cause == "memory":
                 self.watch.say(f"{spec.name}: out of memory; trying again with each batch in {self._tries.parts_of(spec)} parts")
-            self._start(Task("train", (spec,), message.task.finished))
+            self._again.append(Task("train", (spec,), message.task.finished))
         elif self.fail_fast and not again:
             self.watch.say(f"{spec.name} failed: stopping the others (--fail-fast)")
             self.stop()

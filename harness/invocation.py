@@ -15,6 +15,7 @@ import numpy as np
 
 from harness import calibration, environment, ladder, memory, plugins, preflight
 from harness.calibration import Calibration
+from harness.crew_sizes import with_crews
 from harness.data import Floor
 from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
@@ -127,7 +128,9 @@ def within_s(study: Study, machine: Machine) -> float | None:
 
 def new_plan(prepared: Prepared, machine: Machine, pool: Pool, known: Calibration) -> Plan:
     """Price every rung, by the runs that its shape has had here or by measuring it, and fit the study into its time."""
-    costs = calibrate(prepared, machine, pool, known)
+    stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
+    probes = {rung.rung: stages.probe(rung) for rung in stages.plan.rungs}
+    costs = with_crews(prepared.study, probes, calibrate(prepared, machine, pool, known), machine.device, pool)
     plan = make(prepared.study, prepared.rungs, prepared.size, costs, machine, within_s(prepared.study, machine))
     return replace(plan, calibrated_runs=known.runs, spread=known.spread)
 

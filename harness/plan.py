@@ -23,7 +23,7 @@ from harness.spec import Study
 OVERHEAD_S = 30.0
 MOST_RUNS = 100_000
 # Keys of a study that say nothing about what is run.
-COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints", "analysis"})
+COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints", "analysis", "crew"})
 # Keys of `model` that studies didn't always have: at these values a study is what it was without them.
 LATER: Mapping[str, Any] = {"parametrization": "standard", "mup_base": None}
 
@@ -52,8 +52,8 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """What the study leaves on the disk, and its checkpoints while it runs: three a worker."""
-        checkpoints = 3 * accounting.checkpoint_bytes(max(rung.n_params for rung in self.kept))
+        """What the study leaves on the disk, and its checkpoints while it runs: three of each run that trains."""
+        checkpoints = 3 * max(rung.crew * accounting.checkpoint_bytes(rung.n_params) for rung in self.kept)
         return self.workers * checkpoints + sum(rung.disk_bytes for rung in self.kept)
 
     @property

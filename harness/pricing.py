@@ -41,7 +41,8 @@ class Cost:
     """Seconds on one worker: a training step, scoring one text, sampling at the end, sampling at a new best.
 
     `process_bytes`: memory of a worker beside what its model, optimizer and activations take. `runs`: how many finished runs they come
-    from, 0 where they were measured in a few steps. A run takes `margin` times what its parts come to.
+    from, 0 where they were measured in a few steps. A run takes `margin` times what its parts come to. `crew`: how many runs of the shape
+    train together; `step_s` is then a run's share.
     """
 
     step_s: float
@@ -51,6 +52,7 @@ class Cost:
     process_bytes: int = 0
     margin: float = MARGIN
     runs: int = 0
+    crew: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class RungPlan:
     `steps`, `train_tokens`, `epochs`, `train_flops` are of one run. `estimated_s` is for all `runs`, on one worker. `skipped` says why
     the rung is left out, else None. `budget_steps` are the further data budgets of a grid. `trials`: 0 where its rate is not searched;
     those of an extension are priced, but are not among `runs`. `run_s`: one run that is kept, on the rung's own budget;
-    None in plans of versions that did not say. `cost`: the fields of the Cost that it was priced at.
+    None in plans of versions that did not say. `cost`: the fields of the Cost that it was priced at. `crew`: how many runs of
+    this shape train together at most.
     """
 
     rung: str
@@ -106,6 +109,7 @@ class RungPlan:
     mup_base: dict[str, int] | None = None
     run_s: float | None = None
     cost: Mapping[str, Any] = field(default_factory=dict)
+    crew: int = 1
 
     @property
     def priced_step_s(self) -> float:
@@ -192,7 +196,9 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
         estimated_s=estimated,
         run_s=ladder_s[0],
         cost=asdict(cost),
-        memory_bytes=cost.process_bytes + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens),
+        memory_bytes=cost.process_bytes
+        + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens, cost.crew),
+        crew=cost.crew,
         disk_bytes=_disk_bytes(counts.n_params, ladder_runs, study.search.trials, [steps, *further]),
     )
 

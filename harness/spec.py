@@ -290,6 +290,9 @@ class Study(Block):
     """Time limit of one invocation: {cpu: 15m, cuda: null}, or 15m for every device. null: no limit."""
     checkpoints: Checkpoints = Checkpoints()
     """How much of a run a crash may cost."""
+    crew: v.Crew = "auto"
+    """How many runs of one shape (trials of a batch, seeds) train together in one process, at most 1,000; decided when the plan is made.
+    auto: measured on an accelerator, 1 on a CPU. Results are the same to 1e-6."""
     analysis: Analysis = Analysis()
     """What is decided about the analysis before a run is trained."""
     report: Report = Report()

@@ -80,9 +80,13 @@ class State:
         try:
             yield
         finally:
-            spent = self.seconds.setdefault(part, [0.0, 0.0])
-            spent[0] += perf_counter() - wall
-            spent[1] += process_time() - cpu
+            self.took(part, perf_counter() - wall, process_time() - cpu)
+
+    def took(self, part: str, wall_s: float, cpu_s: float) -> None:
+        """Count wall and CPU seconds of a part of the work."""
+        spent = self.seconds.setdefault(part, [0.0, 0.0])
+        spent[0] += wall_s
+        spent[1] += cpu_s
 
 
 def build_model(spec: RunSpec, dropout: float | None = None) -> nn.Module:

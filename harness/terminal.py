@@ -120,6 +120,9 @@ def plan_notes(plan: Plan, record: Record, free_bytes: int | None = None) -> lis
     notes = [f"{rung.rung} skipped: {rung.skipped}" for rung in plan.rungs if rung.skipped]
     if plan.cut:
         notes.append(f"budgets cut to {2 ** (-plan.cut / 2):.3g} of the study's, for all rungs alike, so that it fits its time")
+    crews = [f"{rung.crew} of {rung.rung}" for rung in plan.kept if rung.crew > 1]
+    if crews:
+        notes.append(f"trained together: {', '.join(crews)}")
     free = "" if free_bytes is None else f" of {memory(free_bytes)} free"
     limit = "no limit" if plan.within_s is None else duration(plan.within_s)
     skipped = f", {sum(bool(r.skipped) for r in plan.rungs)} rungs skipped" if len(plan.kept) < len(plan.rungs) else ""

@@ -4,6 +4,8 @@ A RunSpec and the corpus go in; events come out through `emit` while it runs, an
 (the run's seed, epoch or step), so that a run that goes on from a checkpoint is the run that never stopped.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any
@@ -53,80 +55,147 @@ class Outcome:
 
 def train(spec: RunSpec, context: Context) -> Outcome:
     """Train one run to its end, from its start or from a checkpoint, and score its best weights."""
-    started = perf_counter()
-    texts = context.corpus.train.head(spec.train_texts)
-    order = Order(texts.n_texts, spec.batch_size, spec.seed)
-    state = start(spec, context.device) if context.resume is None else restore(spec, context.device, context.resume)
-    started -= state.spent_s
+    run = Run(spec, context)
     try:
-        status, reason = _loop(spec, context, state, texts, order, started)
-        metrics = final_metrics(spec, state, context)
+        for _ in run.steps():
+            run.step()
+        return run.end()
     except StopRun:
-        state.spent_s = perf_counter() - started
-        _keep(state, context)
-        status, reason = "interrupted", f"stopped at step {state.step:,} of {spec.steps:,}"
-        metrics = scores_so_far(state)
-    return Outcome(
-        status=status,
-        reason=reason,
-        steps=state.step,
-        epochs=state.step / order.steps_per_epoch,
-        train_tokens=state.tokens,
-        unique_tokens=_unique_tokens(texts, order, state.step),
-        train_flops=state.flops,
-        best_step=state.best_step,
-        metrics=metrics,
-        tokens_per_second=state.tokens_per_second,
-        time_s=perf_counter() - started,
-        events=state.events,
-        seconds=state.seconds,
-    )
+        return run.stopped()
 
 
-def _loop(spec: RunSpec, context: Context, state: State, texts: Encoded, order: Order, started: float) -> tuple[str, str]:
-    """Step by step to the end of the budget, or to what ends the run before; its status and why.
+class Run:
+    """A run in motion: what happens between its steps, how a step counts, and its end. Driven by `train`, or by a crew.
 
-    A run may stop, and be kept, at the top of the loop and nowhere else, or within what changes nothing.
+    It may be stopped, and kept, between two steps and nowhere else, or within what changes nothing.
     """
-    validation = context.corpus.validation.head(spec.eval_texts)
-    evaluate_at = frozenset(spec.evaluate_at)
-    saved_at, saved_step = perf_counter(), state.step
-    while state.ended is None:
-        state.spent_s = perf_counter() - started
-        context.pulse()
-        if perf_counter() - saved_at > context.checkpoint_every_s or state.step - saved_step == context.checkpoint_every_steps:
-            _keep(state, context)
-            saved_at, saved_step = perf_counter(), state.step
-        if state.step in evaluate_at and state.evaluated < state.step:
-            val_loss = evaluate_now(spec, state, context, validation, order)
-            state.ended = ended_by(spec, state, context, val_loss)
-        elif state.step == spec.steps:
-            state.ended = ("completed", "")
-        else:
-            with state.timing("training"):
-                state.ended = _step(spec, context, state, texts, order)
-    return state.ended
 
+    def __init__(self, spec: RunSpec, context: Context) -> None:
+        started = perf_counter()
+        self.spec, self.context = spec, context
+        self.texts = context.corpus.train.head(spec.train_texts)
+        self.order = Order(self.texts.n_texts, spec.batch_size, spec.seed)
+        self.state = start(spec, context.device) if context.resume is None else restore(spec, context.device, context.resume)
+        self._validation = context.corpus.validation.head(spec.eval_texts)
+        self._evaluate_at = frozenset(spec.evaluate_at)
+        self._saved_at, self._saved_step = perf_counter(), self.state.step
+        self.state.spent_s += perf_counter() - started
 
-def _step(spec: RunSpec, context: Context, state: State, texts: Encoded, order: Order) -> tuple[str, str] | None:
-    """One optimizer step; the status and why, where it shows that the run has diverged."""
-    step, started = state.step + 1, perf_counter()
-    rows = order.rows(step - 1)
-    loss, grad_norm = forward_backward(spec, state, texts, rows, step, context.device, context.micro_batches)
-    diverged = state.monitor.check(step, loss, grad_norm)
-    if diverged:
-        return "diverged", diverged
-    lr = lr_at(step, spec.steps, spec.lr, spec.schedule, spec.warmup_steps, spec.lr_min_fraction)
-    update(state, lr)
-    _count(spec, state, texts, rows, step)
-    state.points.append((step, state.tokens, loss, lr, grad_norm))
-    _time(state, texts, rows, perf_counter() - started)
-    context.progress(step, state.tokens, state.tokens_per_second)
-    return None
+    def steps(self) -> Iterator[int]:
+        """Come to each step that is to be made, with all that lies before it done, until training is over; its number, from 1.
+
+        Raises:
+            StopRun: the run is to stop.
+        """
+        while self.state.ended is None:
+            if self._goes_on():
+                yield self.state.step + 1
+
+    def step(self) -> None:
+        """Make one step by itself."""
+        started = perf_counter()
+        rows, step, context = self.rows(), self.state.step + 1, self.context
+        with self.state.timing("training"):
+            loss, grad_norm = forward_backward(self.spec, self.state, self.texts, rows, step, context.device, context.micro_batches)
+            if not self.diverges(loss, grad_norm):
+                update(self.state, self.rate())
+                self.count(loss, grad_norm, perf_counter() - started)
+
+    def rows(self) -> np.ndarray:
+        """The texts of the next step."""
+        return self.order.rows(self.state.step)
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        spec = self.spec
+        return lr_at(self.state.step + 1, spec.steps, spec.lr, spec.schedule, spec.warmup_steps, spec.lr_min_fraction)
+
+    def diverges(self, loss: float, grad_norm: float) -> bool:
+        """Whether the next step shows that the run has left the path, which ends it before the step counts."""
+        reason = self.state.monitor.check(self.state.step + 1, loss, grad_norm)
+        if reason:
+            self.state.ended = ("diverged", reason)
+        return bool(reason)
+
+    def count(self, loss: float, grad_norm: float, seconds: float) -> None:
+        """The next step has been made, in so many seconds of this run's own."""
+        rows, lr, state = self.rows(), self.rate(), self.state
+        _count(self.spec, state, self.texts, rows, state.step + 1)
+        state.points.append((state.step, state.tokens, loss, lr, grad_norm))
+        _time(state, self.texts, rows, seconds)
+        self.context.progress(state.step, state.tokens, state.tokens_per_second)
+
+    def keep(self) -> None:
+        """Save a checkpoint, where the run has a place for it and has made a step."""
+        if self.context.checkpoints is not None and self.state.step:
+            with self.state.timing("saving"):
+                save_checkpoint(self.context.checkpoints, snapshot(self.state))
+        self._saved_at, self._saved_step = perf_counter(), self.state.step
+
+    def end(self) -> Outcome:
+        """Score the best weights of a run whose training is over.
+
+        Raises:
+            StopRun: the run is to stop; nothing has changed.
+        """
+        assert self.state.ended is not None
+        with self._clock():
+            metrics = final_metrics(self.spec, self.state, self.context)
+        return self._outcome(*self.state.ended, metrics)
+
+    def stopped(self) -> Outcome:
+        """Keep a checkpoint, and end as interrupted."""
+        self.keep()
+        reason = f"stopped at step {self.state.step:,} of {self.spec.steps:,}"
+        return self._outcome("interrupted", reason, scores_so_far(self.state))
+
+    def _goes_on(self) -> bool:
+        """A checkpoint and an evaluation, or the end, where they are due; whether a step follows."""
+        state, spec, context = self.state, self.spec, self.context
+        with self._clock():
+            context.pulse()
+            steps_since = state.step - self._saved_step
+            if perf_counter() - self._saved_at > context.checkpoint_every_s or steps_since == context.checkpoint_every_steps:
+                self.keep()
+            if state.step in self._evaluate_at and state.evaluated < state.step:
+                val_loss = evaluate_now(spec, state, context, self._validation, self.order)
+                state.ended = ended_by(spec, state, context, val_loss)
+                return False
+            if state.step == spec.steps:
+                state.ended = ("completed", "")
+        return state.ended is None
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        """Count what the block takes as time of this run."""
+        started = perf_counter()
+        try:
+            yield
+        finally:
+            self.state.spent_s += perf_counter() - started
+
+    def _outcome(self, status: str, reason: str, metrics: dict[str, float | None]) -> Outcome:
+        state = self.state
+        return Outcome(
+            status=status,
+            reason=reason,
+            steps=state.step,
+            epochs=state.step / self.order.steps_per_epoch,
+            train_tokens=state.tokens,
+            unique_tokens=_unique_tokens(self.texts, self.order, state.step),
+            train_flops=state.flops,
+            best_step=state.best_step,
+            metrics=metrics,
+            tokens_per_second=state.tokens_per_second,
+            time_s=state.spent_s,
+            events=state.events,
+            seconds=state.seconds,
+        )
 
 
 def _time(state: State, texts: Encoded, rows: np.ndarray, seconds: float) -> None:
-    """The speed of training, the first steps after a start or an evaluation left out."""
+    """What a step took, and the speed of training, the first steps after a start or an evaluation left out."""
+    state.spent_s += seconds
     state.since_evaluation += 1
     if state.since_evaluation > WARM_UP_STEPS:
         state.timed_tokens += int(texts.lengths[rows].sum())
@@ -148,7 +217,7 @@ def forward_backward(
         # The dropout masks of a step depend on the seed and the step alone.
         torch.manual_seed(step_seed(spec.seed, step))
         first, n = int(lengths[: part[0]].sum()), int(lengths[part].sum())
-        with part_of_batch(state.model, first, int(lengths.sum())), _autocast(spec, device):
+        with part_of_batch(state.model, first, int(lengths.sum())), autocast(spec, device):
             logits_NV, targets_N = _forward(spec, state, texts, rows[part], device)
         loss = F.cross_entropy(logits_NV.float(), targets_N) * (n / int(lengths.sum()))
         loss.backward()  # type: ignore[no-untyped-call]
@@ -160,7 +229,7 @@ def forward_backward(
     return sum(losses), float(grad_norm)
 
 
-def _autocast(spec: RunSpec, device: str) -> torch.autocast:
+def autocast(spec: RunSpec, device: str) -> torch.autocast:
     return torch.autocast(device, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16")
 
 
@@ -185,12 +254,6 @@ def _count(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, step: 
     state.step = step
     state.tokens += int(lengths.sum())
     state.flops += accounting.train_flops(spec.arch, spec.shape, spec.vocab_size, lengths)
-
-
-def _keep(state: State, context: Context) -> None:
-    if context.checkpoints is not None and state.step:
-        with state.timing("saving"):
-            save_checkpoint(context.checkpoints, snapshot(state))
 
 
 def _unique_tokens(texts: Encoded, order: Order, steps: int) -> int:

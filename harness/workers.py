@@ -9,30 +9,27 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from time import monotonic
 from types import ModuleType
 from typing import Any
 
 from harness import memory
-from harness.checkpoint import load_checkpoint
 from harness.data import Floor
 from harness.data.corpus import Corpus
 from harness.errors import StorageError
 from harness.runspec import RunSpec
-from harness.search import Trial, pruning
+from harness.search import Trial
 from harness.spec import Search
 
 # glibc's allocator gives large blocks back at every free and fetches them again, which costs half of the time of a wide model's step.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 LINES_OF_ERROR = 6
-PROGRESS_S = 0.5
 # prctl(2): the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -54,7 +51,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Task:
-    """Work for one worker: to `train` a batch of runs, or to `measure` what one costs.
+    """Work for one worker: to `train` runs, several together as a crew, or to `measure` what one costs, or `crew`s of several sizes.
 
     `finished`: earlier trials, for pruning. `resume`: by run key, the step of the checkpoint to go on from. `micro_batches`: parts in which
     a batch goes through the model.
@@ -278,55 +275,15 @@ def _do(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> 
 
         pipe.send(Message("result", task, fields=measure(task.specs[0], setting.corpus, setting.samples, setting.device)))
         return
-    for spec in task.specs:
-        _train(spec, task, setting, stop, pipe)
+    if task.kind == "crew":
+        from harness.crew_sizes import measure_crews
+
+        pipe.send(Message("result", task, fields=measure_crews(task.specs, setting.corpus, setting.device)))
+        return
+    from harness.working import train_task
+
+    train_task(task, setting, stop, pipe)
     pipe.send(Message("result", task))
-
-
-def _train(spec: RunSpec, task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:
-    from harness.context import Context, StopRun
-    from harness.train import outcome_fields, train
-
-    def emit(event: str, fields: Mapping[str, Any]) -> None:
-        pipe.send(Message("event", task, event, spec.key, dict(fields)))
-
-    last_shown = 0.0
-
-    def progress(step: int, tokens: int, tokens_per_second: float | None) -> None:
-        nonlocal last_shown
-        if monotonic() - last_shown > PROGRESS_S:
-            last_shown = monotonic()
-            fields = {"step": step, "tokens": tokens, "tokens_per_second": tokens_per_second}
-            pipe.send(Message("progress", task, key=spec.key, fields=fields))
-
-    def pulse() -> None:
-        if stop.value:
-            raise StopRun
-
-    is_trial = spec.stage == "search"
-    folder = setting.folder / spec.key
-    at_step = task.resume.get(spec.key)
-    saved = None if at_step is None else load_checkpoint(folder, lambda checkpoint: checkpoint.step == at_step)[0]
-    # Damaged between the driver's look and this one: the driver tries the run again and finds the one before.
-    assert at_step is None or saved is not None, f"checkpoint of step {at_step} is gone"
-    context = Context(
-        corpus=setting.corpus,
-        emit=emit,
-        progress=progress,
-        pulse=pulse,
-        prune=pruning(setting.search, spec.steps, task.finished) if is_trial else None,
-        device=setting.device,
-        folder=None if is_trial else folder,
-        checkpoints=folder,
-        checkpoint_every_s=setting.checkpoint_every_s,
-        checkpoint_every_steps=setting.checkpoint_every_steps,
-        resume=saved,
-        micro_batches=task.micro_batches,
-        samples=None if is_trial else setting.samples,
-        floor=setting.floor,
-    )
-    outcome = train(spec, context)
-    emit("run_ended", outcome_fields(outcome))
 
 
 def worker_count(device: str, most: int) -> int:
@@ -335,8 +292,3 @@ def worker_count(device: str, most: int) -> int:
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, most))
-
-
-def batches(specs: Sequence[RunSpec], finished: tuple[Trial, ...]) -> list[Task]:
-    """Runs as tasks: batches of one for now; runs of one shape may share a task."""
-    return [Task("train", (spec,), finished) for spec in specs]

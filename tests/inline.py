@@ -82,7 +82,8 @@ def prepared(**changes: Any) -> invocation.Prepared:
 
 def plan_of(study: invocation.Prepared) -> Plan:
     """Its plan, at made-up prices."""
-    costs = {rung.name: Cost(1e-3, 1e-4) for rung in study.rungs}
+    size = study.study.crew
+    costs = {rung.name: Cost(1e-3, 1e-4, crew=1 if size == "auto" else size) for rung in study.rungs}
     return make(study.study, study.rungs, study.size, costs, Machine("cpu", 1, 1, "float32"), None)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from harness.crew import Crew, together
 from harness.data.batches import Order, pack
 from harness.runspec import RunSpec
-from harness.state import State, start
+from harness.state import State, restore, snapshot, start
 from harness.train import forward_backward, step_seed, update
 from models import _cpu, _stacked, decoder
 from models._layers import Packed
@@ -150,20 +150,55 @@ def test_members_leave_without_touching_the_others() -> None:
         assert ours == pytest.approx([all_losses[3], all_losses[1]], rel=1e-6)
 
 
-def test_a_member_can_be_taken_out_as_a_lone_run() -> None:
+@pytest.mark.parametrize("others", [[0, 1, 3], [1], []])
+def test_a_members_state_is_that_of_its_lone_twin_in_the_crew_and_out_of_it(others: list[int]) -> None:
     specs = crew_specs()
-    crew, state = Crew(specs), start(specs[2], "cpu")
+    crew, twin = Crew(specs), start(specs[2], "cpu")
+    state = crew.states[2]
     for step in range(1, 4):
         crew_step(crew, step)
-        lone_step(specs[2], state, step)
+        lone_step(specs[2], twin, step)
+    if others:
+        # What the others do from here on is not this run's business.
+        crew.keep([2, *others])
+        crew.keep([1])
+        crew_step(crew, 4)
     # Not the weights themselves: a key's bias has no influence, so that its gradient is rounding, which AdamW makes as large as any other.
     ids_BT = torch.randint(0, 29, (4, 50))
-    assert (crew.lone(2)(ids_BT) - state.model.eval()(ids_BT)).abs().max() < 1e-5
-    saved = state.optimizer.state_dict()["state"]
-    for index, moments in crew.moments(2).items():
-        assert moments["step"] == saved[index]["step"]
-        assert all((moments[name] - saved[index][name]).abs().max() < 1e-6 for name in ("exp_avg", "exp_avg_sq"))
-    assert set(saved) == set(crew.moments(2))
+    assert (state.model.eval()(ids_BT) - twin.model.eval()(ids_BT)).abs().max() < 1e-5
+    ours, theirs = state.optimizer.state_dict()["state"], twin.optimizer.state_dict()["state"]
+    assert set(ours) == set(theirs)
+    for index, moments in ours.items():
+        assert moments["step"] == theirs[index]["step"]
+        assert all((moments[name] - theirs[index][name]).abs().max() < 1e-6 for name in ("exp_avg", "exp_avg_sq"))
+
+
+def test_a_released_member_goes_on_by_itself() -> None:
+    specs = crew_specs()
+    crew, twin = Crew(specs), start(specs[1], "cpu")
+    for step in range(1, 6):
+        crew_step(crew, step)
+        lone_step(specs[1], twin, step)
+    crew.release(1)
+    rows = crew.model.rows.clone()
+    for step in range(6, 12):
+        ours, theirs = lone_step(specs[1], crew.states[1], step), lone_step(specs[1], twin, step)
+        assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    assert torch.equal(rows, crew.model.rows)
+
+
+def test_a_crew_of_restored_runs_has_the_bits_of_the_one_that_was_saved() -> None:
+    """Saved with four members and gone on with three of them, as when one had ended; the same as a crew that one has left."""
+    specs = crew_specs()
+    whole = Crew(specs)
+    for step in range(1, 5):
+        crew_step(whole, step)
+    saved = [replace(snapshot(state), step=4) for state in whole.states]
+    whole.keep([0, 2, 3])
+    again = Crew(whole.specs, states=[restore(specs[k], "cpu", saved[k]) for k in (0, 2, 3)])
+    for step in range(5, 9):
+        assert crew_step(whole, step) == crew_step(again, step)
+    assert torch.equal(whole.model.rows, again.model.rows)
 
 
 def test_who_can_be_together() -> None:

@@ -247,6 +247,7 @@ CHANGES: dict[str, Any] = {
     "within": "3m",
     "report": {"formats": ["md"]},
     "checkpoints": {"every_s": 5},
+    "crew": 4,
     "analysis": {"held_out": "none"},
 }
 
@@ -258,7 +259,7 @@ def test_every_key_of_a_study_is_looked_at() -> None:
 @pytest.mark.parametrize("key", CHANGES)
 def test_only_cosmetic_keys_leave_the_digest_of_a_study_alone(key: str) -> None:
     same = study_digest(make_study(**{key: CHANGES[key]})) == study_digest(make_study())
-    assert same == (key in COSMETIC) == (key in {"question", "hypothesis", "within", "report", "checkpoints", "analysis"})
+    assert same == (key in COSMETIC) == (key in {"question", "hypothesis", "within", "report", "checkpoints", "analysis", "crew"})
 
 
 def test_a_study_that_says_nothing_of_parametrizations_is_the_one_it_was_before_there_were_two() -> None:

@@ -79,8 +79,8 @@ IN_THE_STUDY = (
     planted(
         "a checkpoint is used that the record is behind",
         "execute",
-        'lambda checkpoint: checkpoint.facts["events"] <= known',
-        "lambda checkpoint: True",
+        'elif one.facts["events"] <= known:',
+        "else:",
         f"{ONCE}::test_a_checkpoint_that_the_record_is_behind_is_not_gone_on_from",
     ),
     planted(

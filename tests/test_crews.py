@@ -1,0 +1,202 @@
+"""Who trains with whom, and from where; whole studies in crews, killed and gone on with."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import crew as crew_module
+from harness.crew_sizes import best_size, measure_crews, with_crews
+from harness.crews import Saved, crews, going_on
+from harness.invocation import JOURNAL
+from harness.journal import read
+from harness.pricing import Cost
+from harness.record import Record
+from harness.tries import Tries
+from harness.workers import Pool
+from tests import inline, tiny
+from tests.fakes import make_plan, make_study
+from tests.faults.equal import assert_same_record
+
+SPECS = tuple(tiny.spec(seed=seed) for seed in range(5))
+KEYS = [spec.key for spec in SPECS]
+
+
+def names(formed: list[tuple[Any, ...]]) -> list[list[int]]:
+    return [[spec.seed for spec in members] for members in formed]
+
+
+def test_who_is_with_whom_does_not_depend_on_what_is_done() -> None:
+    assert names(crews(SPECS, KEYS, lambda spec: 2)) == [[0, 1], [2, 3], [4]]
+    assert names(crews(SPECS, KEYS, lambda spec: 4)) == [[0, 1, 2], [3, 4]]
+    assert names(crews(SPECS, KEYS[1:3], lambda spec: 2)) == [[1], [2]]
+    assert names(crews(SPECS, KEYS[2:], lambda spec: 4)) == [[2], [3, 4]]
+    assert names(crews(SPECS, KEYS, lambda spec: 1)) == [[seed] for seed in range(5)]
+
+
+def test_runs_that_can_not_be_together_are_not_and_keep_their_order() -> None:
+    mixed = [replace(spec, train_texts=50) if spec.seed in (1, 3) else spec for spec in SPECS]
+    assert names(crews(mixed, [spec.key for spec in mixed], lambda spec: 9)) == [[0, 2, 4], [1, 3]]
+    learned = [replace(spec, padding="learn") for spec in SPECS]
+    assert names(crews(learned, [spec.key for spec in learned], lambda spec: 9)) == [[seed] for seed in range(5)]
+
+
+def at(*steps: int, over: bool = False) -> list[Saved]:
+    return [Saved(step, 10 * step, over) for step in steps]
+
+
+def places(*saved: list[Saved]) -> list[dict[int, int]]:
+    parts = going_on(SPECS[: len(saved)], dict(zip(KEYS, saved, strict=False)))
+    return [{KEYS.index(key): one.step if one else 0 for key, one in part.items()} for part in parts]
+
+
+def test_a_crew_goes_on_from_the_last_step_that_all_of_it_have() -> None:
+    assert places(at(20, 10), at(20, 10)) == [{0: 20, 1: 20}]
+    # Cut off while it was saved, for the first time or a later one.
+    assert places(at(20, 10), at(10, 5), at(20, 10)) == [{0: 10, 1: 10, 2: 10}]
+    assert places(at(10), at(), at()) == [{0: 0, 1: 0, 2: 0}]
+    assert places(at(), at()) == [{0: 0, 1: 0}]
+    # One that only has to be scored holds nobody up.
+    assert places(at(20, 10), at(19, 10, over=True), at(20, 10)) == [{0: 20, 1: 19, 2: 20}]
+    assert places(at(7, over=True)) == [{0: 7}]
+    assert places(at(7)) == [{0: 7}]
+
+
+def test_members_that_have_no_step_in_common_go_on_apart_and_lose_nothing() -> None:
+    assert places(at(20, 15), at(10, 5), at(20, 16)) == [{0: 20, 2: 20}, {1: 10}]
+    assert places(at(20, 15), at(), at()) == [{0: 20}, {1: 0, 2: 0}]
+
+
+def test_a_crew_that_fails_is_tried_again_then_alone_and_halved_for_want_of_memory() -> None:
+    tries = Tries(set(), {})
+    assert names(tries.crew_failed(SPECS, "")) == [[0, 1, 2, 3, 4]]
+    assert names(tries.crew_failed(SPECS, "")) == [[0], [1], [2], [3], [4]]
+    assert tries.crew_of(SPECS[0], 5) == 5
+    assert names(tries.crew_failed(SPECS, "memory")) == [[0, 1, 2], [3, 4]]
+    assert tries.crew_of(SPECS[0], 5) == 2
+    started = [{"n": 0, "time": 0.0, "event": "run_started", "key": "k", "spec": SPECS[0].to_dict(), "crew_parts": 2}]
+    assert Tries.after(Record.of(started), retry=False).crew_of(SPECS[0], 5) == 2
+    # A batch that goes through in parts does so by itself.
+    tries.failed(SPECS[0], "memory")
+    assert tries.crew_of(SPECS[0], 5) == 1
+
+
+STUDY: dict[str, Any] = {
+    "search": {"batch": 4, "trials": 8, "pruner": "median", "extend": 0},
+    "seeds": 3,
+    "train": {"evaluations": 3, "patience": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def in_a_crew(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
+    """The study in crews of 4, never stopped."""
+    folder = tmp_path_factory.mktemp("crew")
+    return inline.run(inline.prepared(crew=4, **STUDY), folder), folder
+
+
+def test_a_study_in_crews_has_the_results_of_one_without(in_a_crew: tuple[Record, Path], tmp_path: Path) -> None:
+    record, folder = in_a_crew
+    lone = inline.run(inline.prepared(crew=1, **STUDY), tmp_path)
+    assert list(record.selected) == list(lone.selected)
+    for key in lone.selected:
+        ours, theirs = record.ended[key], lone.ended[key]
+        exact = ("status", "steps", "best_step", "train_tokens", "unique_tokens", "train_flops", "events")
+        assert {name: ours[name] for name in exact} == {name: theirs[name] for name in exact}
+        for name in ("val_nll", "val_top1") if lone.selected[key]["stage"] == "search" else ("val_nll", "val_top1", "test_nll"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6), (key, name)
+        assert [s["texts"] for s in record.samples[key]] == [s["texts"] for s in lone.samples[key]]
+    assert {"pruned", "completed"} <= record.status_counts().keys()
+    assert record.chosen["tiny"]["lr"] == lone.chosen["tiny"]["lr"]
+    # Each run names those that it began with; a study without crews says nothing of them.
+    with_whom = Counter(len(event.get("crew", ())) for event in record.started.values())
+    assert with_whom == {4: len(record.started)} and not any("crew" in event for event in lone.started.values())
+    assert all(key in event["crew"] for key, event in record.started.items())
+    assert not list(folder.rglob("step-*")) and not list(folder.rglob("*.part"))
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_crew_that_is_killed_anywhere_ends_as_if_it_had_not_been(
+    in_a_crew: tuple[Record, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """At eight places all over the saving of checkpoints, most of them in the middle of that of a crew."""
+    study, reached = inline.prepared(crew=4, **STUDY), 0
+
+    def die(name: str) -> None:
+        nonlocal reached
+        reached += name == "checkpoint.rename"
+        if reached == 2 + 5 * place:
+            raise Killed
+
+    with monkeypatch.context() as broken, pytest.raises(Killed):
+        broken.setattr("harness.checkpoint.failpoint", die)
+        inline.run(study, tmp_path)
+    assert_same_record(inline.run(study, tmp_path), in_a_crew[0])
+    kept = {path.parent.name: path.read_bytes() for path in in_a_crew[1].rglob("best.safetensors")}
+    assert {path.parent.name: path.read_bytes() for path in tmp_path.rglob("best.safetensors")} == kept
+
+
+def test_a_crew_too_large_for_the_memory_is_halved_and_a_later_start_knows(
+    in_a_crew: tuple[Record, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, watch = crew_module.Crew.__init__, inline.Watch()
+
+    def too_large(self: crew_module.Crew, specs: Any, *given: Any) -> None:
+        if len(specs) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        begin(self, specs, *given)
+
+    monkeypatch.setattr(crew_module.Crew, "__init__", too_large)
+    record = inline.run(inline.prepared(crew=4, **STUDY), tmp_path, watch)
+    assert record.status_counts() == in_a_crew[0].status_counts()
+    assert {len(event["crew"]) for event in record.started.values()} == {2} and {e["crew_parts"] for e in record.started.values()} == {2}
+    assert len([text for text in watch.said if "at most 2 of them together" in text]) == 1
+    failed = [event for event in read(tmp_path / JOURNAL) if event.get("status") == "failed"]
+    assert len(failed) == 4 and not any(event["final"] for event in failed)
+
+
+def test_the_size_is_the_studys_or_the_smallest_that_costs_nearly_the_least() -> None:
+    assert best_size({1: 1.0, 2: 0.52, 4: 0.3, 8: 0.29, 16: 0.31}) == 4
+    assert best_size({1: 1.0, 2: 1.1}) == 1
+    probes, costs = {"tiny": SPECS[0], "other": replace(SPECS[0], padding="learn")}, {"tiny": Cost(1.0, 1.0), "other": Cost(1.0, 1.0)}
+    asked: Any = None
+    given = with_crews(make_study(crew=3), probes, costs, "cpu", asked)
+    assert {rung: cost.crew for rung, cost in given.items()} == {"tiny": 3, "other": 1}
+    assert {cost.crew for cost in with_crews(make_study(), probes, costs, "cpu", asked).values()} == {1}
+
+
+def test_crews_are_measured_where_a_device_may_be_left_idle() -> None:
+    """The pool answers as a worker of another device would; the sizes are what a search and its seeds can fill."""
+    study = make_study(search={"trials": 6, "batch": 6})
+    found = measure_crews([replace(SPECS[0], trial=k) for k in range(6)], tiny.corpus(), "cpu")
+    assert [size for size, _ in found["step_s"]] == [2, 4, 6] and all(seconds > 0 for _, seconds in found["step_s"])
+    told: list[Any] = []
+
+    class Answering:
+        def submit(self, task: Any) -> None:
+            told.append(task)
+
+        def poll(self, timeout: float) -> list[Any]:
+            from harness.workers import Message
+
+            return [Message("result", told[-1], fields={"step_s": [(2, 0.6), (4, 0.31), (6, 0.3)]})]
+
+    pool: Pool = Answering()  # type: ignore[assignment]
+    costs = with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)
+    assert (costs["tiny"].crew, costs["tiny"].step_s, len(told[0].specs)) == (4, 0.31, 6)
+
+
+def test_a_crew_needs_the_memory_and_the_disk_of_all_its_members() -> None:
+    study = make_study()
+    one = make_plan(study)
+    four = make_plan(study, costs={rung.rung: Cost(rung.step_s, 0.001, crew=4) for rung in one.rungs})
+    assert [rung.crew for rung in four.rungs] == [4, 4, 4]
+    assert all(more.memory_bytes > less.memory_bytes for more, less in zip(four.rungs, one.rungs, strict=True))
+    assert four.disk_bytes > one.disk_bytes
