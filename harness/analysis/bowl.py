@@ -127,8 +127,10 @@ def _local(
     rough = _rough(u, y[near], ASYMMETRY * scale)
     # The noise is the least over the windows: a wide one holds misfit, and the narrowest alone was picked for seeming noisy.
     least, dof = (rough.noise, rough.dof) if wider is None or rough.noise < wider.noise else (wider.noise, wider.dof)
-    # The larger one holds; that it lies above the other makes it less uncertain than few points alone would.
-    sd, known = (noise, GIVEN_DOF) if noise > least else (least, dof + GIVEN_DOF * (noise / least) ** 2)
+    # The larger one holds; that it lies above the other makes it less uncertain than few points alone would. Where the points are
+    # noisier than was said, the least of two windows is too little by having been picked: what both show is taken.
+    both = least if wider is None else float(np.sqrt((rough.dof * rough.noise**2 + wider.dof * wider.noise**2) / (rough.dof + wider.dof)))
+    sd, known = (noise, GIVEN_DOF) if noise > least else (both, dof + GIVEN_DOF * (noise / both) ** 2)
     fit = _fit(u, y[near], rough, sd, scale)
     drawn = _draw(fit, sd, known, np.random.default_rng(seed), n_draws)
     minima, vertex = centre + scale * _minimum(drawn), float(centre + scale * _minimum(fit.coefficients))
