@@ -19,7 +19,7 @@ from harness.runspec import RunSpec
 from harness.search import Trial
 from harness.spec import Search, Study
 
-__all__ = ["EXTENSION_FACTOR", "EXTENSION_TRIALS", "choose_rate", "predict_rate", "prediction", "values_of"]
+__all__ = ["choose_rate", "further_rates", "predict_rate", "prediction", "values_of"]
 
 COUNTED = ("completed", "pruned", "diverged", "failed")
 NOT_RECORDED = ("lr", "bowl", "n_completed", "n_pruned", "n_diverged", "n_collapsed", "draws", "points")
@@ -55,7 +55,7 @@ def choose_rate(
         **{status: int(counts.get(status, 0)) for status in COUNTED},
         "collapsed": found.n_collapsed,
         **{k: v for k, v in fields.items() if k not in NOT_RECORDED},
-        "reason": found.reason + (f"; the range was extended to {low:.2g} to {high:.2g}" if extended else ""),
+        "reason": found.reason + (_extension(search, low, high) if extended else ""),
         "low": low,
         "high": high,
         "extended": extended,
@@ -75,6 +75,19 @@ def prediction(rung: RungPlan, smaller: Sequence[Mapping[str, Any]]) -> float | 
     log_rate = line(pd.DataFrame(known), rung.n_params)
     low, high = (bound(float(choice[end]) for choice in smaller) for bound, end in ((min, "low"), (max, "high")))
     return float(f"{np.clip(np.exp(log_rate), low, high):.3g}")
+
+
+def _extension(search: Search, low: float, high: float) -> str:
+    is_wider = (low, high) != (search.lr.low, search.lr.high)
+    return f"; the range was extended to {low:.2g} to {high:.2g}" if is_wider else "; the search went on below the cliff"
+
+
+def further_rates(trials: Sequence[Trial], low: float, high: float, choice: Mapping[str, Any]) -> list[float]:
+    """Where a search goes on whose optimum, by its `choice`, lies past an end of the range or between what was tried and a cliff."""
+    if choice["edge_side"] == "cliff":
+        return searching.gap_rates(trials, float(choice["cliff_lr"]), EXTENSION_TRIALS)
+    tried = [trial.lr for trial in trials if trial.status != "failed"]
+    return searching.extension_rates(tried, low, high, str(choice["edge_side"]), EXTENSION_FACTOR, EXTENSION_TRIALS)
 
 
 def predict_rate(study: Study, rung: RungPlan, smaller: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

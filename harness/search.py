@@ -117,8 +117,19 @@ def opening_rates(search: Search, predicted: float | None = None) -> list[float]
 def extension_rates(tried: Sequence[float], low: float, high: float, side: str, factor: float, count: int) -> list[float]:
     """The rates that carry a search past an end of its range [low, high]: even in log lr, from the outermost tried to the new end."""
     start, end = (max(tried), high * factor) if side == "high" else (min(tried), low / factor)
+    return _geometric(start, end, count + 1)[1:]
+
+
+def gap_rates(trials: Sequence[Trial], cliff: float, count: int) -> list[float]:
+    """The rates between the highest completed trial below a cliff and the cliff: even in log lr."""
+    # The cliff comes from a logarithm: a trial at its very rate is not below it.
+    start = max(trial.lr for trial in trials if trial.status == "completed" and trial.lr < cliff * (1 - 1e-9))
+    return _geometric(start, cliff, count + 2)[1:-1]
+
+
+def _geometric(start: float, end: float, count: int) -> list[float]:
     # Six digits: what a power gives in its last ones may differ between machines.
-    return [float(f"{lr:.6g}") for lr in np.geomspace(start, end, count + 1)[1:]]
+    return [float(f"{lr:.6g}") for lr in np.geomspace(start, end, count)]
 
 
 def importances(search: Search, finished: Sequence[Trial]) -> dict[str, float]:

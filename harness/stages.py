@@ -13,7 +13,7 @@ import numpy as np
 from harness import search as searching
 from harness.plan import Plan
 from harness.pricing import DataSize, RungPlan, ablation_steps, steps_per_epoch
-from harness.rates import EXTENSION_FACTOR, EXTENSION_TRIALS, choose_rate, predict_rate, prediction, values_of
+from harness.rates import choose_rate, further_rates, predict_rate, prediction, values_of
 from harness.runspec import RunSpec
 from harness.schedule import evaluation_steps
 from harness.search import Point, Trial
@@ -91,7 +91,7 @@ class Stages:
         yield Group(tuple(specs))
 
     def _search(self, rung: RungPlan, predicted: float | None) -> Generator[Group | RateChoice, list[Ended], tuple[dict[str, Any], Values]]:
-        """All trials of a rung, its range carried past an end where the optimum lies there; the choice, and the winner's other values."""
+        """All trials of a rung, also past an end or below a cliff if the optimum is there; the choice, the winner's other values."""
         search, low, high, extended = self.study.search, self.study.search.lr.low, self.study.search.lr.high, 0
         trials: list[Trial] = []
         while len(trials) < search.trials:
@@ -100,9 +100,7 @@ class Stages:
             trials += yield from self._try(rung, points, trials, searching.search_digest(search, predicted))
         choice = choose_rate(self.study, rung, trials, self.size, low, high)
         while extended < search.extend and choice["lr_status"] == "edge":
-            side = str(choice["edge_side"])
-            tried = [trial.lr for trial in trials if trial.status != "failed"]
-            rates = searching.extension_rates(tried, low, high, side, EXTENSION_FACTOR, EXTENSION_TRIALS)
+            rates = further_rates(trials, low, high, choice)
             points = [Point(lr, tuple(sorted(choice["values"].items()))) for lr in rates]
             trials += yield from self._try(rung, points, trials, searching.search_digest(search, predicted, extended=True))
             extended, low, high = extended + 1, min(low, *rates), max(high, *rates)

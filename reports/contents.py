@@ -158,7 +158,7 @@ def _ledger(results: Results) -> list[Block]:
 def _verdicts(results: Results) -> list[str]:
     searches = results.searches[results.searches["lr_status"] != "resolved"].sort_values("n_params")
     said = {
-        "edge": "lies at the end of the range",
+        "edge": "lies at the end of what was tried",
         "flat": "is flat",
         "unresolved": "is not resolved",
         "predicted": "was not searched but predicted",

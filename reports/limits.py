@@ -52,8 +52,8 @@ def _edge(results: Results) -> Limit | None:
     if edge.empty:
         return None
     said = listed([f"{row['rung']} ({power(row['lr'])})" for _, row in edge.iterrows()])
-    text = f"The best rate tried lies at an end of its range at {said}: the true optimum may lie beyond, and the rung may do better."
-    return Limit("edge", text, f"a wider learning-rate range at {listed(list(edge['rung']))}")
+    text = f"The best rate tried lies at an end of what was tried at {said}: the true optimum may lie beyond, and the rung may do better."
+    return Limit("edge", text, f"learning rates beyond the best one at {listed(list(edge['rung']))}")
 
 
 def _unresolved(results: Results) -> Limit | None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from harness.analysis.learning_rate import optimum
+from harness.search import Trial, gap_rates
 from tests.searching import BEST, CEILING, HIGH, LOW, SHAPES, X_HIGH, X_LOW, coverage, repeated
 
 TPE: dict[str, Any] = {"sampler": "tpe", "pruner": "median", "trials": 12}
@@ -96,6 +97,57 @@ def test_a_collapsed_trial_is_a_cliff_and_does_not_pull_the_minimum() -> None:
     assert found.fitted_lr == pytest.approx(4e-3, rel=0.02) and without.status == "flat"
     diverged = optimum(pd.concat([good, fallen.assign(status="diverged", val_loss=np.nan)]), LOW, HIGH, ceiling=CEILING)
     assert (found.lr, found.fitted_low, found.fitted_high) == (diverged.lr, diverged.fitted_low, diverged.fitted_high)
+
+
+# Trials of 87k on real headlines (rate, nats a token): pruned ones above the cliff knew nothing but the frequencies of characters.
+BELOW_THE_CLIFF = {
+    2.7e-5: 3.086,
+    2.01e-4: 2.746,
+    5.2e-4: 2.574,
+    9.27e-4: 2.482,
+    1e-3: 2.470,
+    2.69e-3: 2.373,
+    3.34e-3: 2.337,
+    3.83e-3: 2.317,
+}
+FALLEN, PRUNED = {1.1e-2: 2.903}, {1.32e-5: 3.477, 1.15e-4: 3.088, 1.59e-2: 2.956, 2.37e-2: 2.956}
+
+
+def frame(losses: dict[str, dict[float, float]]) -> pd.DataFrame:
+    rows = [(lr, loss, status) for status, group in losses.items() for lr, loss in group.items()]
+    return pd.DataFrame(rows, columns=["lr", "val_loss", "status"])
+
+
+def test_a_loss_that_falls_until_a_cliff_far_away_is_an_edge_until_trials_stand_between() -> None:
+    trials = frame({"completed": BELOW_THE_CLIFF | FALLEN, "pruned": PRUNED})
+    found = optimum(trials, LOW, HIGH, noise=0.016, ceiling=2.956)
+    assert (found.status, found.edge_side) == ("edge", "cliff") and found.lr == pytest.approx(3.83e-3)
+    # Of the pruned ones only those that fell count as a cliff; where low rates were pruned says nothing of one.
+    assert (found.n_collapsed, found.n_pruned) == (3, 2) and found.cliff_lr == pytest.approx(1.1e-2)
+    assert found.highest_stable_lr == pytest.approx(3.83e-3)
+    between = gap_rates([Trial(0, lr, "completed", loss, ()) for lr, loss in (BELOW_THE_CLIFF | FALLEN).items()], found.cliff_lr, 2)
+    assert between == pytest.approx([5.44e-3, 7.74e-3], rel=1e-3)
+    best = frame({"completed": BELOW_THE_CLIFF | FALLEN | dict(zip(between, (2.295, 2.330), strict=True)), "pruned": PRUNED})
+    inside = optimum(best, LOW, HIGH, noise=0.016, ceiling=2.956)
+    assert inside.status == "resolved" and 4e-3 < inside.lr < 7e-3 and inside.fitted_low <= inside.lr <= inside.fitted_high
+    falling = frame(
+        {"completed": BELOW_THE_CLIFF | FALLEN | dict(zip((*between, 9.8e-3), (2.287, 2.25, 2.22), strict=True)), "pruned": PRUNED}
+    )
+    below = optimum(falling, LOW, HIGH, noise=0.016, ceiling=2.956)
+    assert below.status == "resolved" and "just below the cliff" in below.reason
+    assert below.lr == pytest.approx(9.8e-3) and below.fitted_low <= below.lr <= below.fitted_high
+
+
+def test_trials_pruned_where_nothing_was_learned_close_the_range_above() -> None:
+    """Trials of 20k on real headlines: without them the search went on past 3e-2, where six trials had fallen."""
+    rates = [2.7e-5, 2.01e-4, 1e-3, 1.08e-3, 2.33e-3, 2.47e-3, 4.33e-3, 6.63e-3, 8.74e-3, 1.02e-2, 1.1e-2]
+    losses = [3.177, 2.975, 2.684, 2.668, 2.546, 2.539, 2.497, 2.461, 2.464, 2.486, 2.488]
+    completed, pruned = dict(zip(rates, losses, strict=True)), {2.12e-5: 3.498, 1.42e-4: 3.143, 2.11e-4: 3.098}
+    told: dict[str, Any] = {"low": LOW, "high": HIGH, "noise": 0.017, "ceiling": 2.956}
+    fell = optimum(frame({"completed": completed, "pruned": pruned | {2.03e-2: 2.956, 2.88e-2: 2.956}}), **told)
+    assert fell.status == "resolved" and 5e-3 < fell.lr < 1e-2 and fell.cliff_lr == pytest.approx(2.03e-2)
+    slow = optimum(frame({"completed": completed, "pruned": pruned | {2.03e-2: 2.7, 2.88e-2: 2.7}}), **told)
+    assert slow.n_collapsed == 0 and slow.highest_stable_lr == pytest.approx(2.88e-2)
 
 
 def test_slow_trials_below_the_best_are_no_cliff() -> None:

@@ -324,7 +324,7 @@ def test_ablations_that_have_not_been_chosen_yet_are_still_planned() -> None:
 def test_a_verdict_says_its_status_once(written: tuple[Results, Path]) -> None:
     text = (written[1] / "report.md").read_text()
     assert "- 87k-assignment: the optimum is flat: losses differ by less than their noise.\n" in text
-    assert "- 20k: the optimum lies at the end of the range: best trial 0.03.\n" in text
+    assert "- 20k: the optimum lies at the end of what was tried: best trial 0.03.\n" in text
 
 
 def test_it_is_said_which_texts_are_scored() -> None:

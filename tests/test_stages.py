@@ -317,8 +317,8 @@ def test_a_search_goes_on_below_as_well() -> None:
     assert min(one.spec.lr for one in ended if one.spec.stage == "search") == pytest.approx(choice.fields["low"])
 
 
-def test_a_cliff_at_the_top_is_no_edge() -> None:
-    """The loss falls up to the rate at which training diverges: nothing lies past it."""
+def test_below_a_cliff_at_the_top_the_search_goes_on_and_not_past_it() -> None:
+    """The loss falls up to the rate at which training diverges: the optimum lies between the highest that trained and that one."""
     stages = stages_of(make_study(search={"trials": 12, "batch": 4, "pruner": "none"}))
 
     def train(spec: RunSpec, group: Group) -> Ended:
@@ -327,7 +327,11 @@ def test_a_cliff_at_the_top_is_no_edge() -> None:
         return as_recorded(spec, "completed", [(spec.steps, 2.5 - 0.1 * math.log(spec.lr / 1e-5) + 1e-3 * math.sin(1e5 * spec.lr))])
 
     _, (choice,) = walk(stages.rung(stages.plan.rungs[0]), train)
-    assert choice.fields["extended"] == 0 and choice.fields["trials"] == 12 and choice.fields["lr_status"] != "edge"
+    fields = choice.fields
+    assert (fields["extended"], fields["trials"], fields["lr_status"]) == (1, 14, "resolved")
+    assert fields["high"] == stages.study.search.lr.high and "went on below the cliff" in fields["reason"]
+    assert fields["fitted_low"] <= fields["lr"] <= 4e-3 < fields["cliff_lr"]
+    assert fields["lr"] == pytest.approx(fields["highest_stable_lr"])
     assert choice.fields["lr"] <= 4e-3 < choice.fields["cliff_lr"]
 
 

@@ -17,7 +17,7 @@ from harness.analysis.learning_rate_law import HeldOut, Law, Prediction, law
 __all__ = ["HeldOut", "Law", "Optimum", "Prediction", "law", "optimum"]
 
 Status = Literal["resolved", "edge", "flat", "unresolved"]
-Side = Literal["low", "high"]
+Side = Literal["low", "high", "cliff"]
 
 MIN_COMPLETED = 5
 MIN_RATES = 4
@@ -34,6 +34,10 @@ BRACKET_NOISE = 4.0
 TOUCH_LEVEL = 0.99
 # A completed trial that has lost this share of what the best one learned, at a higher rate, fell off a cliff rather than stands on a slope.
 CLIFF_SHARE = 0.5
+# A pruned one that was this near, in the same measure, to having learned nothing fell as well.
+NOTHING_SHARE = 0.1
+# Where the loss still falls at the highest rate below a cliff that is further away than this, in log rate, the optimum lies between.
+GAP = 0.3
 # A share of that way which noise may well make.
 SLIGHT_SHARE = 0.04
 # Over seeds the loss of ladder runs had a standard deviation of .3 to 1 % of itself (20k to 230k, docs/log.md).
@@ -136,7 +140,8 @@ def optimum(
         low, high: the range searched.
         noise: standard deviation over seeds, measured (`seed_noise`) or stated (`stated_noise`): the trials share a seed and can't show it.
         ceiling: the loss of a model that has learned nothing of use, such as the unigram entropy. A completed trial that falls back half
-            of the way from the best to there, at a higher rate, has collapsed, and counts as a cliff like a diverged one.
+            of the way from the best to there, at a higher rate, has collapsed, and counts as a cliff like a diverged one; so does a
+            pruned trial that was still there.
     """
     tried = _sort(trials, noise, ceiling)
     if tried.y.size < MIN_COMPLETED or np.unique(tried.x).size < MIN_RATES:
@@ -161,10 +166,10 @@ def optimum(
 
 
 def collapsed(trials: pd.DataFrame, ceiling: float) -> np.ndarray:
-    """Which trials of one search (columns lr, val_loss, status) completed and collapsed, as `optimum` judges it: booleans, as ordered."""
+    """Which trials of one search (columns lr, val_loss, status) collapsed, as `optimum` judges it: booleans, as ordered."""
     y = trials["val_loss"].to_numpy(float)
-    completed = (trials["status"] == "completed").to_numpy() & np.isfinite(y)
-    return _collapsed(np.log(trials["lr"].to_numpy(float)), y, completed, ceiling)
+    completed, pruned = ((trials["status"] == status).to_numpy() & np.isfinite(y) for status in ("completed", "pruned"))
+    return _collapsed(np.log(trials["lr"].to_numpy(float)), y, completed, pruned, ceiling)
 
 
 def stated_noise(trials: pd.DataFrame) -> float:
@@ -189,8 +194,8 @@ def _sort(trials: pd.DataFrame, noise: float, ceiling: float) -> _Tried:
     x, y, status = np.log(ordered["lr"].to_numpy(float)), ordered["val_loss"].to_numpy(float), ordered["status"].to_numpy()
     lost = np.isin(status, ["completed", "pruned"]) & ~np.isfinite(y)
     completed, pruned = (status == "completed") & ~lost, (status == "pruned") & ~lost
-    collapsed = _collapsed(x, y, completed, ceiling)
-    completed &= ~collapsed
+    collapsed = _collapsed(x, y, completed, pruned, ceiling)
+    completed, pruned = completed & ~collapsed, pruned & ~collapsed
     names = ", ".join(_rate(v) for v in x[lost])
     note = f"; without a finite loss, counted as diverged: {names}" if lost.any() else ""
     note += f"; collapsed, counted as a cliff: {', '.join(_rate(v) for v in x[collapsed])}" if collapsed.any() else ""
@@ -199,12 +204,14 @@ def _sort(trials: pd.DataFrame, noise: float, ceiling: float) -> _Tried:
     return _Tried(x[completed], y[completed], x[pruned], x[diverged], int(collapsed.sum()), noise, note, losses)
 
 
-def _collapsed(x: np.ndarray, y: np.ndarray, completed: np.ndarray, ceiling: float) -> np.ndarray:
-    """Which completed trials lost, at a higher rate, most of what the best one learned."""
+def _collapsed(x: np.ndarray, y: np.ndarray, completed: np.ndarray, pruned: np.ndarray, ceiling: float) -> np.ndarray:
+    """Which trials lost, at a higher rate, most of what the best one learned: completed ones half of it, pruned ones nearly all."""
     if not completed.any() or not np.isfinite(ceiling):
         return np.zeros(x.size, dtype=bool)
     best = int(np.flatnonzero(completed)[np.argmin(y[completed])])
-    fell: np.ndarray = completed & (x > x[best]) & (y >= y[best] + CLIFF_SHARE * (ceiling - y[best])) & (y > y[best])
+    learned = ceiling - y[best]
+    lost = (completed & (y >= ceiling - CLIFF_SHARE * learned)) | (pruned & (y >= ceiling - NOTHING_SHARE * learned))
+    fell: np.ndarray = lost & (x > x[best]) & (y > y[best])
     return fell
 
 
@@ -240,10 +247,13 @@ def _judge(tried: _Tried, bowl: Bowl, low: float, high: float, level: float) -> 
         why = f"the interval {_rate(below)} to {_rate(above)} spans most of the range"
         return _outcome(tried, "flat", why, bowl, below, above)
     by_cliff = np.isfinite(tried.cliff) and bowl.vertex >= tried.x.max()
+    if by_cliff and tried.cliff - tried.x.max() > GAP:
+        why = f"the loss still falls at {_rate(tried.x.max())}: the optimum lies between there and the cliff at {_rate(tried.cliff)}"
+        return _outcome(tried, "edge", why, side="cliff")
     if not inside and not by_cliff:
         return _outcome(tried, "unresolved", f"the {bowl.n} trials near the best, {_rate(best)}, don't curve upwards")
     minimum = _rate(float(np.clip(bowl.vertex, tried.x.min(), tried.x.max())))
-    drawn = np.clip(bowl.draws, bottom, top)
+    drawn, below = np.clip(bowl.draws, bottom, top), min(below, tried.x.max())
     why = f"minimum {minimum}, {100 * level:g} % interval {_rate(below)} to {_rate(above)}, from {bowl.n} trials"
     if by_cliff:
         why += f", just below the cliff at {_rate(tried.cliff)}"

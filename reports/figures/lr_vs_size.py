@@ -106,7 +106,7 @@ def caption(frame: pd.DataFrame) -> str:
     law, frame = frame[frame["rung"].isna()], frame[frame["rung"].notna()]
     bars = " Bars are 95 % intervals of the fitted minimum." if frame["fitted_low"].notna().any() else ""
     hollow = " Hollow points are best trials of searches without a resolved minimum." if (frame["lr_status"] != "resolved").any() else ""
-    arrow = " An arrow points past the end of the range searched." if (frame["lr_status"] == "edge").any() else ""
+    arrow = " An arrow points to where the optimum lies beyond what was tried." if (frame["lr_status"] == "edge").any() else ""
     line = ""
     if len(law):
         p, low, high = (numbers.fixed(float(law[name].iloc[0]), 2) for name in ("p", "p_low", "p_high"))
