@@ -121,6 +121,7 @@ class Record:
         self.evaluations[key], self.samples[key], self.events[key] = [], [], 0
 
     def _on_lr_chosen(self, event: Event) -> None:
+        self.selected = still_selected(self.selected, self.chosen.get(event["rung"]), event)
         self.chosen[event["rung"]] = event
 
     def _on_invocation(self, event: Event) -> None:
@@ -130,3 +131,15 @@ class Record:
         # Its beginning may have been on a damaged line.
         if event["id"] in self.invocations:
             self.invocations[event["id"]] |= {k: event[k] for k in ("seconds", "exit_code", "completed")}
+
+
+def still_selected(selected: dict[str, Event], before: Event | None, chosen: Event) -> dict[str, Event]:
+    """The runs that belong to the plan after a rung's rate was chosen: where it was another one before, what rested on it is selected anew.
+
+    A rate changes within a plan where the code that finds it has changed.
+    """
+    if before is None or before["lr"] == chosen["lr"]:
+        return selected
+    rung = chosen["rung"]
+    # Ablations follow the best rung, which may be another one now.
+    return {key: e for key, e in selected.items() if e["stage"] == "search" or (e["stage"] != "ablation" and e["rung"] != rung)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness import tracked_page
 from harness.journal import Event
-from harness.record import ENDED
+from harness.record import ENDED, still_selected
 from harness.runspec import digest
 from harness.tracked_run import (
     END_METRICS,
@@ -213,6 +213,7 @@ class Tracking:
         self._touch(self.runs[STUDY], event)
 
     def _on_lr_chosen(self, event: Event) -> None:
+        self._selected = still_selected(self._selected, self._chosen.get(event["rung"]), event)
         self._chosen[event["rung"]] = event
         search = self.runs.get(self._search_of.get(event["rung"], ""))
         if search is not None:

@@ -185,6 +185,24 @@ def test_a_new_plan_keeps_what_was_trained_and_forgets_what_was_chosen(writer: W
     assert len(results.evaluations) == 3
 
 
+def test_where_a_rungs_rate_changes_within_a_plan_what_rested_on_it_is_chosen_anew(writer: Writer) -> None:
+    other = replace(LADDER, rung="87k", lr=2e-3)
+    ablation = replace(other, stage="ablation", train_texts=100)
+    writer.train(TRIAL)
+    writer.note("lr_chosen", rung="20k", lr=1.1e-3)
+    writer.note("lr_chosen", rung="87k", lr=2e-3)
+    for spec in (LADDER, DEFAULT, other, ablation):
+        writer.train(spec)
+    before = writer.record()
+    writer.note("lr_chosen", rung="20k", lr=1.1e-3, reason="told in other words")
+    assert writer.record().selected == before.selected
+    writer.note("lr_chosen", rung="20k", lr=1.3e-3)
+    after = writer.record()
+    assert set(after.selected) == {TRIAL.key, other.key} and after.is_done(DEFAULT.key)
+    writer.select(DEFAULT)
+    assert set(writer.record().selected) == {TRIAL.key, other.key, DEFAULT.key}
+
+
 def test_columns_are_exactly_those_promised_and_in_their_order(writer: Writer, tmp_path: Path) -> None:
     assert PROMISED.split() == PUBLIC_COLUMNS
     for fill in (lambda: None, lambda: writer.train(LADDER)):
