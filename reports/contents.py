@@ -41,7 +41,7 @@ def build(results: Results, pictures: list[Picture], absent: list[str], times: b
 
 
 def _subtitle(results: Results) -> str:
-    runs = results.runs[results.runs["status"] != "skipped"]
+    runs = results.runs[results.runs["status"].notna() & (results.runs["status"] != "skipped")]
     sizes = measured(results)
     reach = f", {short(sizes[0].n_params)} to {short(sizes[-1].n_params)} parameters" if len(sizes) > 1 else ""
     return f"{plural(len(runs), 'run')} of {plural(len(sizes), 'size')}{reach}, on {results.data.get('source', 'unknown data')}"

@@ -223,7 +223,7 @@ def ended_table(results: Results) -> pd.DataFrame:
         {
             "Run": run_name(run),
             "Stage": run["stage"],
-            "Outcome": run["status"],
+            "Outcome": _ending(run),
             "Reason": run["reason"] if pd.notna(run["reason"]) else NOTHING,
         }
         for _, run in runs.iterrows()
@@ -254,7 +254,7 @@ def trial_table(results: Results) -> pd.DataFrame:
 def key_table(results: Results) -> pd.DataFrame:
     """The identity of each ladder and ablation run."""
     runs = results.runs[(results.runs["stage"] != "search") & (results.runs["status"] != "skipped")]
-    rows = [{"Run": run_name(run), "Stage": run["stage"], "Outcome": run["status"], "Key": str(run["key"])} for _, run in runs.iterrows()]
+    rows = [{"Run": run_name(run), "Stage": run["stage"], "Outcome": _ending(run), "Key": str(run["key"])} for _, run in runs.iterrows()]
     return pd.DataFrame(rows)
 
 
@@ -271,3 +271,7 @@ def invocation_table(results: Results) -> pd.DataFrame:
         for _, row in results.invocations.iterrows()
     ]
     return pd.DataFrame(rows)
+
+
+def _ending(run: pd.Series) -> str:
+    return str(run["status"]) if pd.notna(run["status"]) else "not run"

@@ -295,6 +295,9 @@ def test_every_run_that_did_not_complete_is_in_the_ledger_with_its_reason() -> N
     table = tables.ended_table(results)
     runs = results.runs[(results.runs["stage"] != "search") & (results.runs["status"] != "completed")]
     assert sorted(table["Reason"]) == sorted(runs["reason"])
+    waiting = results.runs["stage"] == "ladder"
+    unfinished = replace(results, runs=results.runs.assign(status=results.runs["status"].mask(waiting), reason="not run yet"))
+    assert {"not run", *runs["status"]} >= set(tables.ended_table(unfinished)["Outcome"]) >= {"not run"}
     trials = tables.trial_table(results)
     for status in ("completed", "pruned", "diverged", "failed"):
         counted = ((results.runs["stage"] == "search") & (results.runs["status"] == status)).sum()

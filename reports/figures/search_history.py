@@ -79,12 +79,12 @@ def _handles(frame: pd.DataFrame) -> list[Line2D | Patch]:
         handles.append(Line2D([], [], color="black", marker="x", linestyle="", markeredgewidth=1.2, label="diverged or failed"))
     handles.append(Line2D([], [], color=grey, linewidth=1, label="best so far"))
     if frame["is_extension"].any():
-        handles.append(Patch(color=style.LIGHT, alpha=0.5, linewidth=0, label="past the end of the range"))
+        handles.append(Patch(color=style.LIGHT, alpha=0.5, linewidth=0, label="past what had been tried"))
     return handles
 
 
 def caption(frame: pd.DataFrame) -> str:
     """What to see."""
     extended = list(dict.fromkeys(frame[frame["is_extension"]]["rung"]))
-    further = f" The optimum lay at an end of the range at {listed(extended)}: the search went on past it (shaded)." if extended else ""
+    further = f" The optimum lay past what had been tried at {listed(extended)}: the search went on there (shaded)." if extended else ""
     return f"The rate of each trial in the order in which they were suggested, and the best completed one up to there.{further}"
