@@ -114,7 +114,7 @@ def _apply(document: Document, override: str, order: int) -> None:
     try:
         value = _yaml.parse(text).data
     except _yaml.YamlError as error:
-        raise StudyError(f"{place}: {dotted}: {error.what}. {END}") from None
+        raise StudyError(f"{place}: {_dotted(tuple(parts))}: {error.what}. {END}") from None
     path: Path = ()
     inner: Any = document.data
     for last, part in ((i == len(parts) - 1, part) for i, part in enumerate(parts)):

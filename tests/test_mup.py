@@ -138,12 +138,12 @@ def test_a_run_goes_on_from_a_checkpoint_bit_by_bit() -> None:
 
 def test_a_crew_trains_each_member_as_its_lone_twin() -> None:
     specs = [spec(lr=lr, seed=seed, trial=i, dropout=0.2) for i, (lr, seed) in enumerate(((1e-3, 0), (1e-2, 0), (3e-3, 1)))]
-    crew, lone = Crew(specs, token_multiple=32), [start(one, "cpu") for one in specs]
+    members, lone = ([start(one, "cpu") for one in specs] for _ in range(2))
+    crew = Crew(specs, token_multiple=32, states=members)
     for step in range(1, 9):
         ours, theirs = crew_step(crew, step), [lone_step(one, state, step) for one, state in zip(specs, lone, strict=True)]
         assert ours[0] == pytest.approx([loss for loss, _ in theirs], rel=1e-6)
-    saved = lone[1].optimizer.state_dict()["state"]
-    moments = crew.moments(1)
+    saved, moments = (state.optimizer.state_dict()["state"] for state in (lone[1], members[1]))
     assert saved.keys() == moments.keys()
     for index, own in moments.items():
         assert own["exp_avg"].shape == saved[index]["exp_avg"].shape and own["step"] == saved[index]["step"]

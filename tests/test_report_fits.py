@@ -51,9 +51,12 @@ def test_the_error_of_the_chosen_rates_is_in_the_intervals_and_leaves_the_estima
     shared = fit_power_laws(found.ladder, "n_params", floor=found.floor, shared=shared_by_rung(found.ladder))
     assert list(alone["alpha"]) == list(found.laws["alpha"]) and (found.ladder["rate_error"] > 0).any()
     assert list(shared["alpha_low"]) == list(found.laws["alpha_low"])
-    wider = (found.laws["alpha_high"] - found.laws["alpha_low"]) / (alone["alpha_high"] - alone["alpha_low"])
-    # With E = 0 the form is wrong: what it misses outweighs the rates by far.
-    assert (wider[found.laws["irreducible"] != "0"] > 1.1).all()
+    thrice = found.ladder.assign(rate_error=3 * found.ladder["rate_error"])
+    far = fit_power_laws(thrice, "n_params", floor=found.floor, shared=shared_by_rung(thrice))
+    wider, widest = ((laws["alpha_high"] - laws["alpha_low"]) / (alone["alpha_high"] - alone["alpha_low"]) for laws in (found.laws, far))
+    # With E = 0 the form is wrong: what it misses outweighs the rates by far. How much wider is held in test_rate_error.py.
+    right = found.laws["irreducible"] != "0"
+    assert (wider[right] > 1.05).all() and (widest[right] > 1.5).all()
     cell = found.cells[(found.cells["exclusion"] == "none") & (found.cells["estimator"] == "log-Huber") & (found.cells["x"] == "n_params")]
     assert cell["value"].tolist() == pytest.approx(found.laws["alpha"].tolist())
     assert set(found.unknown_rates) == set(found.ladder[found.ladder["rate_error"] == 0]["rung"])

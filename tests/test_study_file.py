@@ -143,6 +143,7 @@ def test_overrides_mend_what_is_wrong_in_the_file(tmp_path: Path) -> None:
         ("seeds", "--set seeds: write it as key.path=value, such as train.epochs=10. Nothing was run."),
         ("=3", "write it as key.path=value"),
         ("a..b=3", "write it as key.path=value"),
+        ("a" * 300 + "=[", f": {'a' * 57}...: "),
         ("\ud800=3", "--set \\ud800=3: write it as key.path=value"),
         (".".join("a" * 30) + "=3", "write it as key.path=value"),
         ("seeds.x=3", "--set seeds.x=3: seeds is 3, which has no keys to set."),
