@@ -17,7 +17,7 @@ def states(root: Path) -> dict[str, str]:
 def study(root: Path, name: str) -> Path:
     journal = Journal(root / name / "journal.jsonl")
     journal.append("plan", study={"study": name}, plan={"rungs": []}, data={})
-    journal.append("selected", key="a", name="a", spec={})
+    journal.append("selected", key="a", name="a", spec={}, stage="ladder", rung="20k")
     journal.append("run_started", key="a", name="a", spec={})
     journal.close()
     return root / name / "journal.jsonl"
