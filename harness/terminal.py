@@ -109,8 +109,8 @@ def runs_of(rung: RungPlan, record: Record) -> int:
 
 
 def total_runs(plan: Plan, record: Record) -> int:
-    """All runs of the study, as far as is known."""
-    return planning.total_runs(plan.to_dict(), record.chosen)
+    """All runs of the study, as far as is known: those of the plan, and never fewer than belong to it by now."""
+    return max(planning.total_runs(plan.to_dict(), record.chosen), len(record.selected))
 
 
 def plan_notes(plan: Plan, record: Record, free_bytes: int | None = None) -> list[str]:
