@@ -11,7 +11,7 @@ from harness.pricing import Cost, DataSize
 from harness.runspec import RunSpec
 from harness.search import Trial, pruning
 from harness.spec import Search, Study
-from harness.stages import Ended, Group, Lane, RateChoice
+from harness.stages import Ended, Group, Lane, RateChoice, Stages
 
 VOCABULARY, SEQ_LEN = 29, 150
 LENGTHS = tuple(40 + i % 17 for i in range(64))
@@ -107,3 +107,25 @@ def walk(lane: Lane, train: Callable[[RunSpec, Group], Ended]) -> tuple[list[End
             continue
         answer = [train(spec, given) for spec in given.specs]
         ended += answer
+
+
+def stages_of(study: Study, **plan: Any) -> Stages:
+    return Stages(study, make_plan(study, **plan), SIZE)
+
+
+def trainer(stages: Stages) -> Callable[[RunSpec, Group], Ended]:
+    sizes = {rung.rung: rung.n_params for rung in stages.plan.rungs}
+    return lambda spec, group: fake_train(spec, sizes[spec.rung], stages.study.search, group.finished)
+
+
+def whole(stages: Stages, train: Callable[[RunSpec, Group], Ended] | None = None) -> tuple[list[Ended], list[RateChoice]]:
+    """Every lane of a study to its end, as one invocation walks them."""
+    train = train or trainer(stages)
+    ladder: list[Ended] = []
+    choices: list[RateChoice] = []
+    for rung in stages.plan.kept:
+        ended, chosen = walk(stages.rung(rung), train)
+        ladder += ended
+        choices += chosen
+    ablations, _ = walk(stages.ablations(ladder), train)
+    return [*ladder, *ablations], choices

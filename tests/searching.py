@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.analysis.bowl import STATED_DOF
 from harness.analysis.learning_rate import Optimum, optimum, stated_noise
 from harness.search import Trial, suggest
 from harness.spec import Search
@@ -16,6 +17,8 @@ X_LOW, X_HIGH = math.log(LOW), math.log(HIGH)
 BEST = 1.9
 # The loss of a model that has learned nothing of use.
 CEILING = 2.62
+# A noise that is known, not measured.
+KNOWN_DOF = 1000.0
 Shape = Callable[[float], float]
 
 
@@ -74,8 +77,8 @@ def repeated(
     for seed in range(times):
         x0 = float(np.random.default_rng([13, seed]).uniform(*where))
         trials = searched(shape, x0, noise, settings, seed)
-        told = stated_noise(trials) if given is None else given
-        found.append((x0, optimum(trials, LOW, HIGH, noise=told, ceiling=CEILING)))
+        told, dof = (stated_noise(trials), STATED_DOF) if given is None else (given, KNOWN_DOF)
+        found.append((x0, optimum(trials, LOW, HIGH, noise=told, noise_dof=dof, ceiling=CEILING)))
     return found
 
 

@@ -349,3 +349,11 @@ def _invocations() -> pd.DataFrame:
             },
         ]
     )
+
+
+def change(results: Results, rows: pd.Series, **cells: object) -> Results:
+    """The same results with some cells of some runs replaced."""
+    runs = results.runs.copy()
+    for column, value in cells.items():
+        runs.loc[rows, column] = value
+    return replace(results, runs=runs)

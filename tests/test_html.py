@@ -12,8 +12,8 @@ from reports import html
 from reports.blocks import Document, Heading, Picture, Table
 from reports.document import write
 from reports.numbers import MINUS, NOTHING
+from tests.rendered import RUNNABLE, hostile_document
 from tests.synthetic import HOSTILE, synthetic_results
-from tests.test_reports import RUNNABLE, hostile_document
 
 VOID = {"meta", "img", "br", "wbr"}
 ALLOWED = (

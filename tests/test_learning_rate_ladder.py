@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.analysis.learning_rate import optimum, seed_noise, stated_noise
+from harness.analysis.learning_rate import optimum, stated_noise
 from harness.analysis.learning_rate_ladder import LadderLaw, ladder_law
 from harness.analysis.learning_rate_law import line
 from tests.searching import BEST, HIGH, LOW
@@ -86,12 +86,6 @@ def test_measured_seed_noise_takes_the_place_of_the_stated_one_once_there_are_se
 
 def width(one: LadderLaw) -> float:
     return one.law.p_high - one.law.p_low
-
-
-def test_seed_noise_is_pooled_within_groups() -> None:
-    runs = pd.DataFrame({"group": list("aabbbc"), "val_loss": [1.0, 1.2, 5.0, 5.1, 5.2, 9.0]})
-    assert seed_noise(runs) == pytest.approx(math.sqrt((0.02 + 0.02) / 3))
-    assert math.isnan(seed_noise(runs.tail(1))) and math.isnan(seed_noise(runs.iloc[:0]))
 
 
 def test_two_rungs_are_enough_to_predict_a_third() -> None:

@@ -22,8 +22,8 @@ UNDETERMINED = 0.4
 ASYMMETRY = 0.25
 # The same for the fourth-order term, per unit of x squared.
 FOURTH = 0.03
-# A noise that is given is taken to be known as from so many degrees of freedom, in place of the few that the points leave.
-GIVEN_DOF = 12.0
+# A noise that was stated, not measured, is taken to be known as from so many degrees of freedom.
+STATED_DOF = 12.0
 HUBER = 2.0
 TINY = 1e-9
 # The least noise that the shrinking assumes, as a share of the height of the window.
@@ -90,26 +90,28 @@ class Bowl:
         return float(found[0]), float(found[1])
 
 
-def fit_bowl(x: np.ndarray, y: np.ndarray, seed: int = 0, noise: float = 0.0, n_draws: int = 2000) -> Bowl:
+def fit_bowl(x: np.ndarray, y: np.ndarray, seed: int = 0, noise: float = 0.0, noise_dof: float = STATED_DOF, n_draws: int = 2000) -> Bowl:
     """Fit the bowl around the lowest points, and draw minima by a parametric bootstrap.
 
     Args:
         x, y: at least five points with four different x, sorted by x.
         noise: the standard deviation of y over seeds, of which the points, having one seed, show a part only: the larger one holds.
+        noise_dof: the degrees of freedom from which that is known, in place of the few that the points leave.
     """
-    bowl = _local(x, y, WINDOW_NATS, None, seed, noise, n_draws)
+    given = (noise, noise_dof)
+    bowl = _local(x, y, WINDOW_NATS, None, seed, given, n_draws)
     for points in range(bowl.n + 1, int((y <= y.min() + WIDEST_NATS).sum()) + 1):
         # Points that huddle at the bottom, or on one side, don't show the bowl; the next ones up its sides do.
         if bowl.share <= UNDETERMINED:
             break
-        higher = _local(x, y, WINDOW_NATS, None, seed, noise, n_draws, points)
+        higher = _local(x, y, WINDOW_NATS, None, seed, given, n_draws, points)
         # The higher up, the less a bowl is like the curve: the window that says most is kept.
         bowl = min(bowl, higher, key=lambda one: one.share)
     for _ in range(NARROWINGS):
         window = WINDOW_NOISE * bowl.noise
         if bowl.n <= MIN_POINTS or window >= bowl.window:
             break
-        narrower = _local(x, y, window, bowl, seed, noise, n_draws)
+        narrower = _local(x, y, window, bowl, seed, given, n_draws)
         # Narrowing buys less bias with a wider interval; not beyond the point where the window can't hold the interval.
         if narrower.share > UNDETERMINED:
             break
@@ -118,7 +120,14 @@ def fit_bowl(x: np.ndarray, y: np.ndarray, seed: int = 0, noise: float = 0.0, n_
 
 
 def _local(
-    x: np.ndarray, y: np.ndarray, window: float, wider: Bowl | None, seed: int, noise: float, n_draws: int, points: int = MIN_POINTS
+    x: np.ndarray,
+    y: np.ndarray,
+    window: float,
+    wider: Bowl | None,
+    seed: int,
+    given: tuple[float, float],
+    n_draws: int,
+    points: int = MIN_POINTS,
 ) -> Bowl:
     near = _near(x, y, window, points)
     centre = float(x[near][np.argmin(y[near])])
@@ -130,7 +139,8 @@ def _local(
     # The larger one holds; that it lies above the other makes it less uncertain than few points alone would. Where the points are
     # noisier than was said, the least of two windows is too little by having been picked: what both show is taken.
     both = least if wider is None else float(np.sqrt((rough.dof * rough.noise**2 + wider.dof * wider.noise**2) / (rough.dof + wider.dof)))
-    sd, known = (noise, GIVEN_DOF) if noise > least else (both, dof + GIVEN_DOF * (noise / both) ** 2)
+    noise, noise_dof = given
+    sd, known = given if noise > least else (both, dof + noise_dof * (noise / both) ** 2)
     fit = _fit(u, y[near], rough, sd, scale)
     drawn = _draw(fit, sd, known, np.random.default_rng(seed), n_draws)
     minima, vertex = centre + scale * _minimum(drawn), float(centre + scale * _minimum(fit.coefficients))

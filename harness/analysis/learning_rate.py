@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from harness.analysis.bowl import Bowl, fit_bowl, shape_p_value, valley_p_value
+from harness.analysis.bowl import STATED_DOF, Bowl, fit_bowl, shape_p_value, valley_p_value
 from harness.analysis.learning_rate_law import HeldOut, Law, Prediction, law
 
 __all__ = ["HeldOut", "Law", "Optimum", "Prediction", "law", "optimum"]
@@ -131,6 +131,7 @@ def optimum(
     level: float = 0.95,
     noise: float = 0.0,
     ceiling: float = math.inf,
+    noise_dof: float = STATED_DOF,
 ) -> Optimum:
     """The learning rate of a rung from its search.
 
@@ -138,10 +139,11 @@ def optimum(
         trials: columns lr, val_loss (nats per token), status (completed, pruned, diverged, failed). A completed or pruned trial
             without a finite loss counts as diverged, and `reason` says so.
         low, high: the range searched.
-        noise: standard deviation over seeds, measured (`seed_noise`) or stated (`stated_noise`): the trials share a seed and can't show it.
+        noise: standard deviation over seeds, measured or stated (`stated_noise`): the trials share a seed and can't show it.
         ceiling: the loss of a model that has learned nothing of use, such as the unigram entropy. A completed trial that falls back half
             of the way from the best to there, at a higher rate, has collapsed, and counts as a cliff like a diverged one; so does a
             pruned trial that was still there.
+        noise_dof: the degrees of freedom that the noise was measured with.
     """
     tried = _sort(trials, noise, ceiling)
     if tried.y.size < MIN_COMPLETED or np.unique(tried.x).size < MIN_RATES:
@@ -162,7 +164,7 @@ def optimum(
             f"{np.ptp(tried.y):.3g} nats without a bowl that stands out from their noise (p = {p_value:.2g})"
         )
         return _falling(tried, low, ceiling, why) or _outcome(tried, "flat", why)
-    return _judge(tried, fit_bowl(tried.x, tried.y, seed, noise), np.log(low), np.log(high), level)
+    return _judge(tried, fit_bowl(tried.x, tried.y, seed, noise, noise_dof), np.log(low), np.log(high), level)
 
 
 def collapsed(trials: pd.DataFrame, ceiling: float) -> np.ndarray:
@@ -176,17 +178,6 @@ def stated_noise(trials: pd.DataFrame) -> float:
     """What seeds are taken to change in the loss near the best trial, where it hasn't been measured (nats per token)."""
     best = trials.loc[trials["status"] == "completed", "val_loss"].min()
     return SEED_NOISE_SHARE * float(best) if np.isfinite(best) else 0.0
-
-
-def seed_noise(runs: pd.DataFrame) -> float:
-    """Standard deviation over seeds of the loss, pooled over groups; NaN where no group has two seeds.
-
-    Args:
-        runs: columns group and val_loss, a row per run; runs of a group differ in their seed only.
-    """
-    groups = runs.dropna(subset=["val_loss"]).groupby("group")["val_loss"]
-    dof = int((groups.count() - 1).sum())
-    return float(np.sqrt(((groups.count() - 1) * groups.var().fillna(0.0)).sum() / dof)) if dof else NAN
 
 
 def _sort(trials: pd.DataFrame, noise: float, ceiling: float) -> _Tried:

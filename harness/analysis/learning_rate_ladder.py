@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from harness.analysis.learning_rate import SEED_NOISE_SHARE, Optimum, optimum, seed_noise
+from harness.analysis.bowl import STATED_DOF
+from harness.analysis.learning_rate import SEED_NOISE_SHARE, Optimum, optimum
 from harness.analysis.learning_rate_law import Law, law
+from harness.analysis.seed_noise import seed_noise
 
 # Seed noise measured on fewer differences between runs than this is not better known than the stated one.
 MIN_DOF = 4
@@ -38,13 +40,13 @@ def ladder_law(
         ceiling: the loss of a model that has learned nothing of use, in nats per token.
         among: the rungs that the law may be over; None: all.
     """
-    noise, kind = _noise(ladder)
+    noise, dof, kind = _noise(ladder)
     optima: dict[str, Optimum] = {}
     for _, row in searches[searches["lr_status"] != "predicted"].sort_values("n_params").iterrows():
         own = trials[trials["rung"] == row["rung"]]
         best = own.loc[own["status"] == "completed", "val_loss"].min()
         sd = noise * float(best) if np.isfinite(best) else 0.0
-        optima[str(row["rung"])] = optimum(own, float(row["low"]), float(row["high"]), noise=sd, ceiling=ceiling)
+        optima[str(row["rung"])] = optimum(own, float(row["low"]), float(row["high"]), noise=sd, noise_dof=dof, ceiling=ceiling)
     sizes = searches.set_index("rung")["n_params"]
     recorded = searches.set_index("rung")["lr_status"]
     allowed = recorded.index if among is None else among
@@ -58,10 +60,7 @@ def ladder_law(
     return LadderLaw(found, optima, kind)
 
 
-def _noise(ladder: pd.DataFrame) -> tuple[float, str]:
-    """Standard deviation over seeds as a share of the loss, and whether it was measured."""
-    known = ladder.dropna(subset=["val_loss"])
-    means = known.groupby("rung")["val_loss"].transform("mean")
-    measured = seed_noise(pd.DataFrame({"group": known["rung"], "val_loss": known["val_loss"] / means}))
-    enough = len(known) - known["rung"].nunique() >= MIN_DOF
-    return (measured, "measured") if enough else (SEED_NOISE_SHARE, "stated")
+def _noise(ladder: pd.DataFrame) -> tuple[float, float, str]:
+    """Standard deviation over seeds as a share of the loss, its degrees of freedom, and whether it was measured."""
+    measured = seed_noise(ladder.dropna(subset=["val_loss"]), ["rung"], "val_loss")
+    return (measured.relative, measured.dof, "measured") if measured.dof >= MIN_DOF else (SEED_NOISE_SHARE, STATED_DOF, "stated")

@@ -36,8 +36,8 @@ from reports import document
 from reports.blocks import Document, Heading, Paragraph
 from tests import toy
 from tests.faults.table import Fault, Row, is_whole
+from tests.rendered import html_of, tokens_of
 from tests.synthetic import synthetic_results
-from tests.test_reports import html_of, tokens_of
 
 MARKUP = [
     '<script>alert(1)</script><img src=x onerror="alert(1)">',
