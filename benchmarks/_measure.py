@@ -50,10 +50,18 @@ class Remote:
 
     def __call__(self, method: str, *args: Any) -> Any:
         """The method's result; an error there is an error here."""
+        self.ask(method, *args)
+        return self.answer()
+
+    def ask(self, method: str, *args: Any) -> None:
+        """Have it run a method while this process goes on."""
         self._pipe.send((method, args))
+
+    def answer(self) -> Any:
+        """The result of what was asked, once it is there; an error there is an error here."""
         error, result = self._pipe.recv()
         if error is not None:
-            raise RuntimeError(f"{method}: {error}")
+            raise RuntimeError(error)
         return result
 
     def close(self) -> None:
@@ -75,7 +83,7 @@ def _serve(pipe: Connection, build: Callable[..., Any], args: Sequence[Any]) -> 
         try:
             pipe.send((None, getattr(built, method)(*given)))
         except Exception as error:
-            pipe.send((repr(error), None))
+            pipe.send((f"{method}: {error!r}", None))
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:

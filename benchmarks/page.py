@@ -28,8 +28,9 @@ NOTEBOOK: dict[str, tuple[str, str, Sequence[float]]] = {
     "peak_memory_ratio": ("peak memory of the process", "{:.0%}", (1, 1, 1, 0.25)),
 }
 AT_MOST = frozenset({"evaluation_and_samples_of_training", "peak_memory_ratio"})
-# Sixteen learning rates against one run, on two processes; Hugging Face's Trainer and Lightning.
+# Hugging Face's Trainer and Lightning; sixteen learning rates against one run, on two processes.
 PEERS_TARGET = (3, 3, 0, 0)
+RATES_TARGET = (8.5, 8.5, 8.5, 0)
 STUDY_PARTS = {
     "training": "training", "evaluation": "evaluation", "sampling_best": "samples at a new best", "sampling_end": "samples at the end",
     "saving": "checkpoints and weights", "planning": "planning (the start of the workers that measure included)", "record": "record",
@@ -98,7 +99,12 @@ def crew(result: Results) -> str:
     sizes = sorted({size for rung in result["rungs"].values() for size in rung}, key=int)
     rows = [[rung, *(f"{found[size]['speedup']:.2f}x" if size in found else "-" for size in sizes)] for rung, found in _rungs(result)]
     device = next((one["device"] for _, found in _rungs(result) for one in found.values()), "cpu")
-    return f"{grid(['', *(f'{size} together' for size in sizes)], rows)}\n\nOn {device}. {where(result)}"
+    heads = ["", *(f"{size} together" for size in sizes)]
+    if result["processes"]:
+        heads.append("16 runs on two processes, in times of one run")
+        for row in rows:
+            row.append(_cell(result["processes"][row[0]]["sixteen_rates"], "{:.1f}", _target(RATES_TARGET, row[0]), at_most=True))
+    return f"{grid(heads, rows)}\n\nOn {device}. {where(result)}"
 
 
 def floor(result: Results) -> str:

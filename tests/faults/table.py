@@ -133,6 +133,8 @@ def write(table: Sequence[Line], path: Path, figures: Sequence[str] = ()) -> Non
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table at the end of a session that had faults, and write it where asked."""
+    if hasattr(terminalreporter.config, "workerinput"):
+        return
     held = [report for group in terminalreporter.stats.values() for report in group if isinstance(report, pytest.TestReport)]
     table, figures = lines(held), figures_of(held)
     if not table:
