@@ -21,7 +21,7 @@ UNDETERMINED = 0.4
 # Prior standard deviation of the asymmetry: third-order over second-order coefficient, per unit of x (a factor e in rate).
 ASYMMETRY = 0.25
 # The same for the fourth-order term, per unit of x squared.
-FOURTH = 0.05
+FOURTH = 0.04
 # A noise that was stated, not measured, is taken to be known as from so many degrees of freedom.
 STATED_DOF = 12.0
 HUBER = 2.0
