@@ -12,11 +12,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Tokens and hidden units of a tile. d_model is filled up to a power of two, as Triton's blocks must be, and at least to 16, as its products must.
-TOKENS = 64
-UNITS = 64
+# Blocks must be powers of two, and products at least 16 wide: d_model is filled up to that.
 SMALLEST = 16
-# So many programs fill today's largest chips (132 multiprocessors) about twice. Tiles of tokens alone don't: the assignment's batches have 27.
+# So many programs fill today's largest chips (132 multiprocessors) about twice. By tiles of tokens alone a batch of the assignment has 27.
 PROGRAMS = 256
 
 
@@ -43,7 +41,7 @@ def _product(a: tl.tensor, b: tl.tensor) -> tl.tensor:
 @triton.jit
 def _active(hidden: tl.tensor, GELU: tl.constexpr) -> tl.tensor:
     """The activation. ReLU by a choice and not a maximum, which would hide a NaN."""
-    if GELU:
+    if GELU:  # noqa: SIM108
         active = 0.5 * hidden * (1.0 + tl.erf(hidden * 0.7071067811865476))
     else:
         active = tl.where(hidden <= 0.0, 0.0, hidden)
@@ -167,16 +165,23 @@ def _grad_weights(
         tl.store(grad_up_bias + f, bias_sum_F, mask=f < d_ff)
 
 
-def _blocks(d_model: int) -> dict[str, int]:
-    return {"N": TOKENS, "F": UNITS, "C": max(SMALLEST, triton.next_power_of_2(d_model))}
+def side(dtype: torch.dtype) -> int:
+    """Tokens and hidden units of a tile: as compiled, float32 tiles of 64 keep kilobytes a thread outside the registers, these nothing."""
+    return 64 if dtype.itemsize == 2 else 32
 
 
-def _parts(n_tokens: int, d_ff: int) -> tuple[int, int]:
-    """In how many parts the width is taken, and how wide those are: a multiple of a tile."""
-    tiles = triton.cdiv(d_ff, UNITS)
-    wanted = max(1, PROGRAMS // max(1, triton.cdiv(n_tokens, TOKENS)))
-    part = triton.cdiv(tiles, wanted) * UNITS
-    return triton.cdiv(d_ff, part), part
+def blocks(d_model: int, dtype: torch.dtype) -> dict[str, int]:
+    """The sizes of a tile, and how many warps compute it."""
+    N = F = side(dtype)
+    return {"N": N, "F": F, "C": max(SMALLEST, triton.next_power_of_2(d_model)), "num_warps": 4 if dtype.itemsize == 2 else 8}
+
+
+def _grid(x_NC: Tensor, d_ff: int) -> tuple[tuple[int, int], int]:
+    """Tiles of tokens and parts of the width, a program each; and how wide a part is, a multiple of a tile."""
+    size = side(x_NC.dtype)
+    tiles = triton.cdiv(len(x_NC), size)
+    part = triton.cdiv(triton.cdiv(d_ff, size), max(1, PROGRAMS // max(1, tiles))) * size
+    return (tiles, triton.cdiv(d_ff, part)), part
 
 
 class _MLP(torch.autograd.Function):
@@ -193,11 +198,10 @@ class _MLP(torch.autograd.Function):
     ) -> Tensor:
         x_NC, up, down = (t.to(dtype).contiguous() for t in (x_NC, up, down))
         (N, C), d_ff = x_NC.shape, len(up)
-        parts, part = _parts(N, d_ff)
-        sums = x_NC.new_empty(parts, N, C, dtype=torch.promote_types(dtype, torch.float32))
-        with torch.cuda.device_of(x_NC):
-            grid = (triton.cdiv(N, TOKENS), parts)
-            _forward[grid](x_NC, up, up_bias, down, down_bias, sums, N, part, d_ff, C, gelu, **_blocks(C))
+        grid, part = _grid(x_NC, d_ff)
+        sums = x_NC.new_empty(grid[1], N, C, dtype=torch.promote_types(dtype, torch.float32))
+        with torch.cuda.device(x_NC.get_device()):
+            _forward[grid](x_NC, up, up_bias, down, down_bias, sums, N, part, d_ff, C, gelu, **blocks(C, x_NC.dtype))
         ctx.gelu, ctx.has_down_bias = gelu, down_bias is not None
         ctx.save_for_backward(x_NC, up, up_bias, down)
         return sums.sum(0).to(dtype)
@@ -207,14 +211,15 @@ class _MLP(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_NC, up, up_bias, down = ctx.saved_tensors
         grad_NC, (N, C), d_ff = grads[0].contiguous(), x_NC.shape, len(up)
-        parts, part = _parts(N, d_ff)
+        grid, part = _grid(x_NC, d_ff)
         wide = torch.promote_types(x_NC.dtype, torch.float32)
-        sums, grad_up, grad_down = (x_NC.new_empty(size, dtype=wide) for size in ((parts, N, C), up.shape, down.shape))
+        sums, grad_up, grad_down = (x_NC.new_empty(size, dtype=wide) for size in ((grid[1], N, C), up.shape, down.shape))
         grad_up_bias = None if up_bias is None else torch.empty_like(up_bias, dtype=wide)
-        inputs = (x_NC, up, up_bias, down, grad_NC)
-        with torch.cuda.device_of(x_NC):
-            _grad_x[triton.cdiv(N, TOKENS), parts](*inputs, sums, N, part, d_ff, C, ctx.gelu, **_blocks(C))
-            _grad_weights[(triton.cdiv(d_ff, UNITS),)](*inputs, grad_up, grad_up_bias, grad_down, N, d_ff, C, ctx.gelu, **_blocks(C))
+        inputs, sizes = (x_NC, up, up_bias, down, grad_NC), blocks(C, x_NC.dtype)
+        with torch.cuda.device(x_NC.get_device()):
+            _grad_x[grid](*inputs, sums, N, part, d_ff, C, ctx.gelu, **sizes)
+            tiles = (triton.cdiv(d_ff, side(x_NC.dtype)),)
+            _grad_weights[tiles](*inputs, grad_up, grad_up_bias, grad_down, N, d_ff, C, ctx.gelu, **sizes)
         grad_down_bias = grad_NC.sum(0, dtype=wide) if ctx.has_down_bias else None
         return sums.sum(0), grad_up, grad_up_bias, grad_down, grad_down_bias, None, None
 
