@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -64,13 +65,13 @@ def differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str,
     return {name: float((ours[name].to(theirs[name]) - theirs[name]).abs().max() / theirs[name].abs().max()) for name in theirs}
 
 
-def compare(case: Case, dtype: torch.dtype) -> dict[str, float]:
+def compare(case: Case, dtype: torch.dtype, device: str = "cpu") -> dict[str, float]:
     """The kernels against the plain layers, both in `dtype`."""
     from models import _cuda, _fused
 
-    _fused.PROGRAMS = case.programs
-    given = inputs(case, dtype)
-    return differences(results(_cuda.fused, case, given), results(plain, case, given))
+    given = inputs(case, dtype, device)
+    with patch.object(_fused, "PROGRAMS", case.programs):
+        return differences(results(_cuda.fused, case, given), results(plain, case, given))
 
 
 def under_autocast(case: Case, dtype: torch.dtype, device: str = "cpu") -> dict[str, Any]:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -163,19 +162,28 @@ def test_without_triton_or_with_one_that_fails_plain_layers_do_the_work(monkeypa
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", kernels.CASES)
+def test_on_a_gpu_the_kernels_equal_the_plain_layers(name: str) -> None:
+    needs_triton()
+    assert max(kernels.compare(kernels.CASES[name], torch.float32, "cuda").values()) <= 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["5M-assignment", "10M-assignment"])
-@pytest.mark.parametrize("activation", ["gelu", "relu"])
-def test_on_a_gpu_the_models_own_mlp_equals_its_plain_layers(name: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_models_own_mlp_equals_its_plain_layers_and_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With GELU: of so many hidden values some are within rounding of 0, where ReLU's gradient jumps."""
     needs_triton()
     torch.manual_seed(0)
-    mlp = decoder.MLP(replace(decoder.NAMED[name], activation=activation)).cuda()
+    mlp = decoder.MLP(decoder.NAMED[name]).cuda()
     x_NC = torch.randn(1_700, decoder.NAMED[name].d_model, device="cuda", requires_grad=True)
     weight_NC = torch.randn_like(x_NC)
 
     def found(fuses: bool) -> dict[str, Tensor]:
         monkeypatch.setattr(decoder, "fuses", lambda x, up: fuses)
         y = mlp(x_NC)
-        return dict(enumerate([y.detach(), *torch.autograd.grad(y, [x_NC, *mlp.parameters()], weight_NC)]))  # type: ignore[arg-type]
+        gradients = torch.autograd.grad(y, [x_NC, *mlp.parameters()], weight_NC)
+        return dict(zip(kernels.NAMES, (y.detach(), *gradients), strict=True))
 
     once = found(True)
     assert max(kernels.differences(once, found(False)).values()) <= 1e-5
