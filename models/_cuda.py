@@ -22,8 +22,8 @@ VARIABLE = "HARNESS_FUSED_MLP"
 # Exact float32 products don't use the tensor cores: 20 FLOPs a byte on an H100, 10 on an A100. 44 bytes are then worth 440 to 880 FLOPs at
 # the peak, which such products don't reach: nothing to gain that one could count on.
 HALVES = (torch.bfloat16, torch.float16)
-# What is left is proportional to d_model: with 9 parts of the width the summands of y and of x's gradient, written and read, are 36 float32
-# values of it a token, beside which x, y and their gradients are few. From here on that is at most a fifth of 11 values of d_ff; at the usual
+# What is left is proportional to d_model: with 9 parts of the width the summands of y and of x's gradient, written and read, are 36 values
+# of float32, beside which x, y and their gradients are few. From here on that is at most a fifth of the 11 values of d_ff; at the usual
 # d_ff = 4 d_model it would be more than is saved.
 RATIO = 32
 # Tiles of wider models outgrow the registers, and the 99 KB of shared memory of the smaller devices.

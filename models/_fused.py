@@ -227,8 +227,8 @@ class _MLP(torch.autograd.Function):
 def mlp(x_NC: Tensor, up: Tensor, up_bias: Tensor | None, down: Tensor, down_bias: Tensor | None, gelu: bool) -> Tensor:
     """down(activation(up(x))), (N, C) to (N, C), with GELU or ReLU.
 
-    Under autocast in its type, as linear layers would be, and with gradients of the weights in theirs; but what is between the two products
-    is in float32 and not rounded.
+    Under autocast in its type, as linear layers would be, with gradients in the type of what they belong to; but what is between the two
+    products is in float32 and not rounded.
     """
     kind = x_NC.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x_NC.dtype
