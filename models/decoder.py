@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models._cpu import Reading, attention, groups_of, mlp, plain_cpu
+from models._cuda import fused, fuses
 from models._decoder_shapes import FAMILIES, NAMED, Family, Shape, activations, explicit, forward_flops, n_params, parameters, solve
 from models._layers import Packed, TokenDropout, pad, rotary, rotate, unpacked, unpad
 from models._mup import Base, Scaling, initial
@@ -86,9 +87,10 @@ class MLP(nn.Module):
         self.activation: Callable[[Tensor], Tensor] = F.gelu if shape.activation == "gelu" else F.relu
 
     def forward(self, x_NC: Tensor) -> Tensor:
-        """Up, activation, down; a slice of the width at a time on a CPU."""
-        if plain_cpu(x_NC):
-            return mlp(x_NC, self.up.weight, self.up.bias, self.down.weight, self.down.bias, self.activation)
+        """Up, activation, down; a slice of the width at a time on a CPU, in one kernel on a CUDA device that would wait for its memory."""
+        by_hand = mlp if plain_cpu(x_NC) else fused if fuses(x_NC, self.up.weight) else None
+        if by_hand is not None:
+            return by_hand(x_NC, self.up.weight, self.up.bias, self.down.weight, self.down.bias, self.activation)
         out_NC: Tensor = self.down(self.activation(self.up(x_NC)))
         return out_NC
 

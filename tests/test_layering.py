@@ -77,7 +77,8 @@ def test_the_walk_sees_imports() -> None:
 
 @pytest.mark.parametrize("name", of("models"))
 def test_models_import_torch_and_the_standard_library_only(name: str) -> None:
-    assert tops(name) <= MODELS_MAY | sys.stdlib_module_names
+    kernels = {"triton"} if name == "models._fused" else set()
+    assert tops(name) <= MODELS_MAY | kernels | sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("name", of("harness"))
@@ -106,6 +107,7 @@ def test_reports_stay_light(name: str) -> None:
         ("scipy", {"harness.analysis.", "harness.data.sources."}),
         ("datasets", {"harness.data.sources.hub"}),
         ("rich", {"harness.console", "harness.terminal"}),
+        ("triton", {"models._fused"}),
     ],
 )
 def test_each_heavy_library_has_its_own_door(library: str, doors: set[str]) -> None:
@@ -116,6 +118,11 @@ def test_each_heavy_library_has_its_own_door(library: str, doors: set[str]) -> N
 
 def test_mlflow_is_imported_late() -> None:
     assert all(not any(i.split(".")[0] == "mlflow" for i in imports(name, late=False)) for name in MODULES)
+
+
+def test_kernels_are_imported_late() -> None:
+    assert "models._fused" in imports("models._cuda")
+    assert all("models._fused" not in imports(name, late=False) for name in MODULES)
 
 
 def test_the_analysis_knows_no_plots_and_nothing_of_how_runs_are_made() -> None:
