@@ -74,7 +74,7 @@ def _held_out(found: Fits) -> pd.DataFrame:
 @style.styled
 def draw(frame: pd.DataFrame) -> Figure:
     """Left the surface along tokens, right each run against it."""
-    figure, axes = style.panels(1, 2, 9)
+    figure, axes = style.panels(1, 2, 9.5)
     _along_tokens(axes[0, 0], frame)
     _against_runs(axes[0, 1], frame)
     style.legend_below(figure, _handles(frame), columns=4)
@@ -97,7 +97,7 @@ def _along_tokens(ax: Axes, frame: pd.DataFrame) -> None:
         ax.axhline(floor - E, color="black", linestyle="--", linewidth=1)
     ax.set_ylim(bottom, top)
     ax.set_xlabel("training tokens")
-    ax.set_ylabel("test loss over the fitted E (nats per token)")
+    ax.set_ylabel("loss over fitted E (nats per token)")
 
 
 def _constants(frame: pd.DataFrame) -> tuple[float, float, float, float]:
