@@ -12,8 +12,8 @@ from reports.numbers import count, duration, listed, plural, power, short
 from reports.summary import best, floor, measured, rungs, runs_planned
 from reports.training import training_table
 
-# The figure that stands beside the exponent which it judges.
-IN_FITS = "specification"
+# The figures that stand beside the numbers which they show.
+IN_FITS = ("specification", "surface", "profiles")
 COUNTED = {
     "read": "texts read", "empty": "empty, dropped", "duplicates": "duplicates, dropped",
     "removed_validation": "validation texts that training holds, removed", "removed_test": "test texts that training holds, removed",
@@ -23,15 +23,15 @@ COUNTED = {
 
 def build(results: Results, pictures: list[Picture], absent: list[str], times: bool = True) -> Document:
     """The whole document. `absent`: a sentence for each figure that has nothing to show."""
-    curve = next((picture for picture in pictures if picture.name == IN_FITS), None)
-    shown = [picture for picture in pictures if picture is not curve]
+    beside = {picture.name: picture for picture in pictures if picture.name in IN_FITS}
+    shown = [picture for picture in pictures if picture.name not in beside]
     sections: list[tuple[str, Sequence[Block]]] = [
         ("The answer", _answer(results)),
         ("Planned and done", _plan(results, times)),
         ("The rungs", _rungs(results)),
         ("Figures", [*shown, *([bullets(absent)] if absent else [])]),
         ("Samples", list(samples_section.section(results))),
-        ("Fits and correlations", _fits(results, curve)),
+        ("Fits and correlations", _fits(results, beside)),
         ("Limits of this study", [bullets([limit.text for limit in limits(results)])]),
         ("Excluded, diverged, failed, pruned and skipped", _ledger(results)),
         ("Data, and how to repeat every number", _provenance(results, times)),
@@ -96,9 +96,9 @@ def _plan(results: Results, times: bool) -> list[Block]:
     return [paragraph("".join(said)), Table(tables.plan_table(results, times), caption, left=("Rung",))]
 
 
-def _fits(results: Results, curve: Picture | None) -> list[Block]:
+def _fits(results: Results, pictures: Mapping[str, Picture]) -> list[Block]:
     return [
-        *fits_section.section(results, curve),
+        *fits_section.section(results, pictures),
         *together_section.data_budgets(results),
         *together_section.correlations(results),
         *together_section.sample_measures(results),

@@ -103,7 +103,7 @@ def fits(results: Results) -> Fits:
         fixed=E is not None,
         grid=design.judge(runs["n_params"], runs["train_tokens"]) if len(runs) else None,
         surface=fitted,
-        profiles=_profiles(runs) if crossed and equal_compute else {},
+        profiles=_profiles(runs) if equal_compute and not barred else {},
         bias=isoflop.grid_bias(runs, fitted.log_huber.law) if fitted and fitted.log_huber.status == "converged" else pd.DataFrame(),
         repeats=repeats(results),
     )

@@ -1,6 +1,6 @@
 """The section on fits as blocks: the held-out rung first, then form, counts, intervals, what moves them, and what can't be fitted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -18,11 +18,12 @@ E_IN_WORDS = {"free": "free", "0": "fixed at 0", "floor": "fixed at the best pos
 COMPUTE_IN_WORDS = {"train_flops": "training FLOPs, counted", "six_nd": "6ND (parameters times tokens)"}
 
 
-def section(results: Results, picture: Picture | None) -> list[Block]:
-    """All blocks of the section; `picture`: the specification curve, where there is one."""
+def section(results: Results, pictures: Mapping[str, Picture]) -> list[Block]:
+    """All blocks of the section; `pictures`: by name, those of the figures that belong into it which there are."""
     found = fits(results)
-    law = (*_law(found), *([picture] if picture else []), *_counted(found)) if not found.refused else (_refused(found),)
-    return [*_held_out(results), *law, bullets(_bounds_of(found)), *grid_section.section(found)]
+    curve = [pictures["specification"]] if "specification" in pictures else []
+    law = (*_law(found), *curve, *_counted(found)) if not found.refused else (_refused(found),)
+    return [*_held_out(results), *law, bullets(_bounds_of(found)), *grid_section.section(found, pictures)]
 
 
 def _refused(found: Fits) -> Block:

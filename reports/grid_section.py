@@ -1,29 +1,29 @@
 """The parts of the fits section on size and data together: the surface, profiles at equal compute, and repeated data, as blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
 from harness.analysis.design import Design
 from harness.analysis.fit import Constant, Fit
-from harness.analysis.isoflop import Scaling
+from harness.analysis.isoflop import Profile, Scaling
 from harness.analysis.repetition import RepetitionFit, worth
 from harness.analysis.surface import allocation_interval
 from reports import repeats
-from reports.blocks import Block, Heading, Table, paragraph
+from reports.blocks import Block, Heading, Picture, Table, paragraph
 from reports.fits import Fits
 from reports.numbers import ALPHA, BETA, bounded, decimals_of, fixed, known, listed, plural, power, sentence, short
 
 GREEK = {"alpha": ALPHA, "beta": BETA, "a": "a"}
 
 
-def section(found: Fits) -> list[Block]:
-    """All blocks."""
-    return [*_surface(found), *_profiles(found), *_repeats(found)]
+def section(found: Fits, pictures: Mapping[str, Picture]) -> list[Block]:
+    """All blocks; `pictures`: by name, among them `surface` and `profiles` where there are such."""
+    return [*_surface(found, pictures.get("surface")), *_profiles(found, pictures.get("profiles")), *_repeats(found)]
 
 
-def _surface(found: Fits) -> Iterator[Block]:
+def _surface(found: Fits, picture: Picture | None) -> Iterator[Block]:
     yield Heading("Size and data together", 2)
     if found.surface is None:
         barred = found.refused if found.rollouts is None else ""
@@ -36,6 +36,7 @@ def _surface(found: Fits) -> Iterator[Block]:
         f"2.5 and 97.5 percentiles over {both['VPNLS'].draws:,} bootstraps of runs, with the error of the chosen learning rates."
     )
     yield Table(_surface_table(both), caption, left=("Constant",))
+    yield from [picture] if picture else []
     gap = found.surface.gap
     if gap:
         which = listed([GREEK.get(name, name) for name in gap])
@@ -72,17 +73,19 @@ def _surface_table(both: dict[str, Fit]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _profiles(found: Fits) -> Iterator[Block]:
+def _profiles(found: Fits, picture: Picture | None) -> Iterator[Block]:
     if not found.profiles:
         return
     yield Heading("Profiles at equal compute", 2)
     rows = [row for method, scaling in found.profiles.items() for row in _profile_rows(method, scaling, found.bias)]
     caption = (
         "The size of least loss at each compute budget, in parameters, by a parabola in the logarithm of size and by Akima's interpolation "
-        "of the mean losses. An optimum at the end of its sizes is censored and enters no law. Bias: by how much a parabola on this grid "
-        "would miss the best tokens without any noise, in closed form, were the fitted surface true."
+        "of the mean losses, with 95 % intervals over bootstraps of runs, open where these reach past an end of the sizes. An optimum at "
+        "the end of its sizes is censored and enters no law. Bias: by how much a parabola on this grid would miss the best tokens without "
+        "any noise, in closed form, were the fitted surface true."
     )
     yield Table(pd.DataFrame(rows), caption, left=("Method", "Verdict"))
+    yield from [picture] if picture else []
     for method, scaling in found.profiles.items():
         if scaling.status != "fitted":
             yield paragraph(f"By {method} no law of the optimum: {scaling.reason}.")
@@ -119,12 +122,20 @@ def _profile_rows(method: str, scaling: Scaling, bias: pd.DataFrame) -> Iterator
             "Method": method,
             "FLOPs": power(profile.flops),
             "Runs": str(profile.n),
-            "Best size": short(profile.n_params),
+            "Best size": short(profile.n_params) + _interval(profile),
             "Best tokens": short(profile.train_tokens),
             "Loss there": fixed(profile.loss, 3),
             "Bias, %": fixed(100 * own, 1),
             "Verdict": profile.status if not profile.reason else f"{profile.status}: {profile.reason}",
         }
+
+
+def _interval(profile: Profile) -> str:
+    """Of the best size, where it is known."""
+    if np.isnan(profile.low):
+        return ""
+    low, high = ("open" if end in (0, np.inf) else short(end) for end in (profile.low, profile.high))
+    return f" [{low}, {high}]"
 
 
 def _repeats(found: Fits) -> Iterator[Block]:

@@ -85,6 +85,11 @@ def color(place: int, of: int) -> str:
     return to_hex(mpl.colormaps["viridis"](0.78 * place / max(of - 1, 1)))
 
 
+def budget_color(place: int, of: int) -> str:
+    """Dark to light by compute, in colours that no rung has."""
+    return to_hex(mpl.colormaps["copper"](0.1 + 0.75 * place / max(of - 1, 1)))
+
+
 def marker(place: int) -> str:
     """A second cue beside colour, for grey prints."""
     return MARKERS[place % len(MARKERS)]

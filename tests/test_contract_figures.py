@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from functools import cache
 from itertools import combinations, pairwise
 from types import ModuleType
 from unittest.mock import patch
@@ -18,27 +19,39 @@ from matplotlib.transforms import Bbox
 from harness import plugins
 from harness.results import Results
 from reports import style
-from reports.document import FIGURES, figures
+from reports.document import FIGURES
 from reports.rates import ceiling, rates
+from tests.grids import FLOPS, SIZES, TOO_LITTLE, equal_compute
 from tests.synthetic import in_both, synthetic_results
 
 NAMES = plugins.names(FIGURES)
+EQUAL_COMPUTE = equal_compute((TOO_LITTLE, *FLOPS))
 STUDIES = {
     "two rungs": synthetic_results(2),
     "eight rungs": synthetic_results(8),
     "one seed, no floor": synthetic_results(4, seeds=1, floor=False),
     "a grid of budgets": synthetic_results(8, budgets=(0.5, 0.25), batches=(16, 64, 256)),
     "both parametrizations": in_both(synthetic_results(4)),
+    # Three optima and one past the smallest of the sizes; few sizes, so that each in turn is soon predicted from smaller ones.
+    "equal compute": replace(EQUAL_COMPUTE, runs=EQUAL_COMPUTE.runs[EQUAL_COMPUTE.runs["rung"].isin(SIZES[:6])]),
 }
 SMALLEST_PT = 8
-# What a study can't show: a law needs three sizes; budgets, batch sizes and both parametrizations must be asked for.
+# The studies that alone have something for a figure: budgets, batch sizes and both parametrizations must be asked for.
+ONLY = {
+    "critical_batch": {"a grid of budgets"},
+    "token_budgets": {"a grid of budgets", "equal compute"},
+    "parametrizations": {"both parametrizations"},
+    "profiles": {"equal compute"},
+    "surface": {"a grid of budgets", "equal compute"},
+}
+# A law needs three sizes, and one budget of tokens; the records at equal compute hold neither curves, samples, defaults nor ablations.
 EMPTY = {
     ("specification", "two rungs"),
-    *((name, study) for name in ("critical_batch", "token_budgets") for study in STUDIES if study != "a grid of budgets"),
-    *(("parametrizations", study) for study in STUDIES if study != "both parametrizations"),
+    *((name, "equal compute") for name in ("specification", "curves", "sample_quality", "default_regret", "data_budgets")),
+    *((name, study) for name, those in ONLY.items() for study in STUDIES if study not in those),
 }
 # A study that has something for a figure.
-FULL = {name: "both parametrizations" if name == "parametrizations" else "a grid of budgets" for name in NAMES}
+FULL = {name: "a grid of budgets" for name in NAMES} | {"parametrizations": "both parametrizations", "profiles": "equal compute"}
 
 
 def texts(figure: Figure) -> list[tuple[str, Bbox]]:
@@ -63,10 +76,16 @@ def study(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@cache
+def frames(study: str) -> dict[str, pd.DataFrame]:
+    """What each figure shows of a study; all at once, since some share what takes long to fit."""
+    return {name: plugins.load(FIGURES, name, "figure").prepare(STUDIES[study]) for name in NAMES}
+
+
 def drawn(name: str, study: str) -> tuple[ModuleType, pd.DataFrame]:
     """A figure's module and frame; the test ends here where the study has nothing for it."""
     module = plugins.load(FIGURES, name, "figure")
-    frame = module.prepare(STUDIES[study])
+    frame = frames(study)[name]
     assert frame.empty == ((name, study) in EMPTY)
     if frame.empty:
         pytest.skip("this study has nothing to show there")
@@ -111,7 +130,7 @@ def test_a_figure_is_drawn_from_what_its_csv_holds(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_of_a_column_is_shown(name: str) -> None:
     module = plugins.load(FIGURES, name, "figure")
-    figure = module.draw(module.prepare(STUDIES[FULL[name]]))
+    figure = module.draw(frames(FULL[name])[name])
     assert not [text for text, _ in texts(figure) if "_" in text]
 
 
@@ -197,8 +216,7 @@ def test_a_rung_that_was_left_out_takes_no_colour() -> None:
 
 def test_a_rung_keeps_its_colour_and_marker_in_every_figure() -> None:
     looks: dict[str, set[tuple[str, str]]] = {}
-    for _, module in figures():
-        frame = module.prepare(STUDIES["a grid of budgets"])
+    for frame in frames("a grid of budgets").values():
         for rung, _, color, marker in style.each_rung(frame) if "place" in frame else ():
             looks.setdefault(rung, set()).add((color, marker))
     assert len(looks) == 8 and all(len(look) == 1 for look in looks.values())

@@ -105,3 +105,33 @@ def test_grids_that_drift_bias_the_exponent_and_the_closed_form_says_by_how_much
     expected = 0.34 / 0.62 + np.polyfit(np.log(BUDGETS), shifts, 1)[0]
     assert abs(expected - 0.34 / 0.62) > 1e-3
     assert found.b.value == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_interval_of_an_optimum_covers_it_and_the_band_is_that_of_the_lines() -> None:
+    # What the method would find without noise: its bias is held above.
+    inside, truth = 0, [profile.n_params for profile in fit_isoflop(profiles(4), n_draws=0).profiles]
+    for seed in range(10):
+        found = fit_isoflop(profiles(4, noise=0.003, seed=seed), n_draws=100, seed=seed)
+        third = found.profiles[2]
+        inside += sum(profile.low <= n <= profile.high for profile, n in zip(found.profiles, truth, strict=True))
+        low, high = found.band(BUDGETS[2])
+        assert low < found.at(BUDGETS[2])[0] < high and high / low < third.high / third.low
+    assert inside >= 40
+    assert np.isnan(fit_isoflop(profiles(4), n_draws=0).profiles[2].low) and np.isnan(fit_isoflop(profiles(4), n_draws=0).band(1e19)[0])
+
+
+def test_where_one_budget_alone_is_resolved_its_optimum_still_has_an_interval() -> None:
+    found = fit_isoflop(profiles(4, noise=0.003).query("train_flops < 2e17"), n_draws=100)
+    (profile,) = found.profiles
+    assert found.status == "too few" and profile.low < profile.n_params < profile.high and not len(found.lines)
+
+
+@pytest.mark.parametrize("shift,end", [(5.0, "high"), (0.22, "low")])
+def test_an_interval_that_reaches_past_the_sizes_is_open(shift: float, end: str) -> None:
+    runs = profiles(6, points=12).query("train_flops < 2e17")
+    d = runs["train_tokens"] * shift
+    n = BUDGETS[0] / 6 / d
+    loss = TRUTH.loss(n.to_numpy(), d.to_numpy()) + 0.06 * np.random.default_rng(0).normal(size=len(runs))
+    (profile,) = fit_isoflop(runs.assign(n_params=n, train_tokens=d, test_loss=loss), n_draws=400).profiles
+    assert profile.status == "resolved"
+    assert (profile.low == 0, np.isinf(profile.high)) == (end == "low", end == "high")

@@ -31,7 +31,7 @@ def test_the_files_are_all_there(written: tuple[Results, Path]) -> None:
     assert all(len(alt) > 40 for alt in re.findall(r"!\[([^]]*)\]", text))
     # A study of one parametrization, without a grid of budgets or batch sizes to choose from, has nothing to draw of these, and all else.
     empty = {name for name, module in figures() if module.prepare(results).empty}
-    assert empty == {"critical_batch", "parametrizations", "token_budgets"}
+    assert empty == {"critical_batch", "parametrizations", "profiles", "surface", "token_budgets"}
     assert len(pictures) == 3 * (len(figures()) - len(empty))
     assert all((folder / path).stat().st_size > 100 for path in pictures)
     assert len(list((folder / "figures").iterdir())) == len(pictures)
