@@ -24,6 +24,7 @@ Status = Literal["resolved", "edge", "not convex", "too few"]
 
 LEAST_POINTS = {"parabola": 4, "akima": 5}
 LEAST_BUDGETS = 3
+PARABOLA = ("level", "slope", "curvature")
 # FLOPs within this factor are one budget.
 SAME_BUDGET = 1.1
 FINE = 2001
@@ -122,13 +123,16 @@ def fit_isoflop(
     kept = [i for i, profile in enumerate(profiles) if profile.status == "resolved"]
     lines, optima = _bootstrap(table, [places[i] for i in kept], method, n_draws, seed, shared)
     for i, drawn in zip(kept, optima.T, strict=True):
-        low, high = _optimum_interval(drawn, level)
+        factor = _factor(profiles[i].n, len(PARABOLA), method)
+        low, high = _optimum_interval(_spread(np.log(profiles[i].n_params), drawn, factor), level)
         profiles[i] = replace(profiles[i], low=low, high=high)
     if len(kept) < LEAST_BUDGETS:
         why = f"{len(kept)} of {len(profiles)} budgets have their optimum inside their grid; a law needs {LEAST_BUDGETS}"
         nothing = Constant(NAN, NAN, NAN)
         return Scaling(method, "too few", why, nothing, nothing, NAN, tuple(profiles), (NAN, NAN), (NAN, NAN), level, 0, np.empty((0, 2)))
     log_n, log_d = (_line([profiles[i] for i in kept], name) for name in ("n_params", "train_tokens"))
+    factor = _factor(sum(profiles[i].n for i in kept), len(PARABOLA) * len(kept), method)
+    lines = _spread(np.array([log_n, log_d]), lines, factor)
     bounds = np.quantile(lines[:, :, 0], [(1 - level) / 2, (1 + level) / 2], axis=0) if len(lines) else np.full((2, 2), NAN)
     why = f"{len(kept)} of {len(profiles)} budgets, {len(lines)} of {n_draws} bootstraps resolved as many as a law needs"
     a, b = (Constant(line[0], float(low), float(high)) for line, (low, high) in zip((log_n, log_d), bounds.T, strict=True))
@@ -222,6 +226,16 @@ def _log_optimum(profile: Profile, drawn: np.ndarray, log_n: np.ndarray) -> floa
     sizes, below = np.unique(log_n), np.log(profile.end) < (drawn.min() + drawn.max()) / 2
     said = np.isin(sizes[:2] if below else sizes[-2:], drawn).all()
     return float(-np.inf if below else np.inf) if said else NAN
+
+
+def _factor(n: int, constants: int, method: Method) -> float:
+    """By how much draws are spread: residuals of a parabola are smaller than the errors, as `bootstrap.calibrated` has it."""
+    return float(np.sqrt(n / max(n - constants, 1))) if method == "parabola" else 1.0
+
+
+def _spread(estimate: np.ndarray | float, drawn: np.ndarray, factor: float) -> np.ndarray:
+    spread: np.ndarray = estimate + factor * (drawn - estimate)
+    return spread
 
 
 def _optimum_interval(drawn: np.ndarray, level: float) -> tuple[float, float]:
