@@ -53,8 +53,12 @@ class Trial:
 
 
 def search_digest(search: Search, predicted: float | None = None, extended: bool = False) -> str:
-    """What makes two searches the same one, however many trials each has; a grid and an extension depend on their number as well."""
-    identity: dict[str, Any] = {"lr": [search.lr.low, search.lr.high], "sampler": search.sampler, "pruner": search.pruner}
+    """What makes two searches the same one, however many trials each has; a grid and an extension depend on their number as well.
+
+    Nothing is pruned in an extension.
+    """
+    pruner = "none" if extended else search.pruner
+    identity: dict[str, Any] = {"lr": [search.lr.low, search.lr.high], "sampler": search.sampler, "pruner": pruner}
     identity |= {"batch": search.batch, "default_lr": search.default_lr}
     identity |= {"space": {key: one.model_dump(mode="json") for key, one in search.space.items()}} if search.space else {}
     identity |= {"predicted": predicted} if predicted is not None else {}

@@ -139,7 +139,8 @@ class Search(Block):
     """The untuned rate that each rung is also trained at, once, to compare. > 0."""
     extend: v.Extensions = 2
     """Where the best rate lies at an end of the range, the search goes on past it: at most so often, by a factor of 10^(1/2) with two
-    further trials each time. Where the loss still falls at the highest rate below a cliff, the two go between. 0 to 10; 0: never."""
+    further trials each time. Where the loss still falls at the highest rate below a cliff, the two go between. They are not
+    pruned. 0 to 10; 0: never."""
     order: Literal["together", "in_turn"] = "together"
     """together: all rungs are searched side by side. in_turn: smallest first, each also trying the rate that the smaller ones predict."""
     transfer: Literal["measure", "predict"] = "measure"

@@ -102,21 +102,21 @@ class Stages:
         while extended < search.extend and choice["lr_status"] == "edge":
             rates = further_rates(trials, low, high, choice)
             points = [Point(lr, tuple(sorted(choice["values"].items()))) for lr in rates]
-            trials += yield from self._try(rung, points, trials, searching.search_digest(search, predicted, extended=True))
+            trials += yield from self._try(rung, points, trials, searching.search_digest(search, predicted, extended=True), prune=False)
             extended, low, high = extended + 1, min(low, *rates), max(high, *rates)
             choice = choose_rate(self.study, rung, trials, self.size, low, high, extended)
         yield RateChoice(rung.rung, choice)
         return choice, choice["values"]
 
     def _try(
-        self, rung: RungPlan, points: Sequence[Point], earlier: Sequence[Trial], digest: str
+        self, rung: RungPlan, points: Sequence[Point], earlier: Sequence[Trial], digest: str, prune: bool = True
     ) -> Generator[Group | RateChoice, list[Ended], list[Trial]]:
-        """One batch of trials."""
+        """One batch of trials. Those of an extension run to their end: a pruned one would not say on which side of it the optimum is."""
         specs = tuple(
             replace(self._spec(rung, "search", point.lr, SEARCH_SEED, values=dict(point.others)), trial=len(earlier) + i, search=digest)
             for i, point in enumerate(points)
         )
-        ended = yield Group(specs, tuple(earlier))
+        ended = yield Group(specs, tuple(earlier) if prune else ())
         return [
             searching.finished_trial(one.spec.trial or 0, one.spec.lr, one.fields, one.history, point.others)
             for one, point in zip(ended, points, strict=True)

@@ -90,6 +90,22 @@ def test_an_extension_has_a_limit_and_stops_once_the_optimum_is_inside(extend: i
     assert choice.fields["lr_status"] == ("edge" if trials < 16 else "resolved")
 
 
+def test_what_goes_on_past_an_end_is_not_pruned_and_is_a_search_of_its_own() -> None:
+    stages = stages_of(make_study(search=NARROW | {"pruner": "median"}))
+    compared: dict[int, int] = {}
+
+    def train(spec: RunSpec, group: Group) -> Ended:
+        if spec.trial is not None:
+            compared[spec.trial] = len(group.finished)
+        return trainer(stages)(spec, group)
+
+    ended, _ = walk(stages.rung(stages.plan.rungs[0]), train)
+    assert [compared[trial] for trial in range(16)] == [0] * 4 + [4] * 4 + [8] * 4 + [0] * 4
+    assert {one.fields["status"] for one in ended if (one.spec.trial or 0) >= 12} <= {"completed", "diverged"}
+    searches = [one.spec.search for one in ended if one.spec.stage == "search"]
+    assert len(set(searches[:12])) == 1 == len(set(searches[12:])) and searches[0] != searches[-1]
+
+
 def test_a_search_goes_on_below_as_well() -> None:
     stages = stages_of(make_study(search={"trials": 12, "batch": 4, "lr": {"low": 3e-3, "high": 3e-2}, "default_lr": 3e-3, "extend": 4}))
     ended, (choice,) = walk(stages.rung(stages.plan.rungs[2]), trainer(stages))
