@@ -43,7 +43,18 @@ def _surface(found: Fits, picture: Picture | None) -> Iterator[Block]:
         yield paragraph(f"The estimators disagree on {which}, beyond each other's interval: the form or the noise is not as assumed.")
     elif all(fitted.is_usable for fitted in both.values()):
         yield paragraph("Each estimate lies in the other's interval.")
+    yield from [paragraph(_against_floor(both, found.floor))] if known(found.floor) else []
     yield from (paragraph(sentence(text)) for text in (found.grid.coverage.warnings if found.grid else ()))
+
+
+def _against_floor(both: dict[str, Fit], floor: float) -> str:
+    """The fitted E beside what is known of it."""
+    bounds = {name: fitted.constants["E"] for name, fitted in both.items()}
+    outside = [name for name, E in bounds.items() if not E.low <= floor <= E.high]
+    where = f"outside of E's interval by {listed(outside)}" if outside else "inside of E's interval by both"
+    why = ": the form, the budgets or the sizes are not enough to say where loss would end" if outside else ""
+    digits = max(decimals_of((E.high - E.low) / 2, 3) for E in bounds.values())
+    return f"The best possible loss on these texts is known: {fixed(floor, digits)} nats per token, {where}{why}."
 
 
 def _unidentified(grid: Design) -> str:
