@@ -13,10 +13,10 @@ import pandas as pd
 from harness.analysis.correlation import correlate, partial, within
 from harness.analysis.intervals import Interval
 from harness.results import Results
-from reports import numbers
+from reports import grid_findings, numbers
 from reports.numbers import NLL_DECIMALS, bracketed, listed, plural, power
 from reports.rates import law_in_words, one_ladder, rates, which_ladder
-from reports.summary import Rung, best, budgets, chosen, default_lr, interval, measured, rungs
+from reports.summary import Rung, best, budgets, chosen, default_lr, interval, measured, rungs, stuck
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ def findings(results: Results) -> list[Finding]:
     """All findings of a study; empty before the first completed run."""
     found = [
         _below_floor(results),
+        _of_grid("best size", grid_findings.best_size(results)),
         _size(results),
+        _of_grid("surface", grid_findings.surface(results)),
         _default_rate(results),
         _rate_by_size(results),
         _data(results),
@@ -48,6 +50,10 @@ def separate(a: Interval, b: Interval) -> bool:
     if not (numbers.known(a.half_width) and numbers.known(b.half_width)):
         return False
     return a.high < b.low or b.high < a.low
+
+
+def _of_grid(subject: str, found: tuple[str, bool] | None) -> Finding | None:
+    return Finding(subject, *found) if found else None
 
 
 def _pair(a: Interval, b: Interval) -> tuple[str, str]:
@@ -211,13 +217,6 @@ def _floor(results: Results) -> Finding | None:
     distance = f"{numbers.fixed(mean, 1)} ± {numbers.fixed(1.96 * se, 1)}"
     text = f"The best rung, {top.name}, is still {distance} nats per text above the best possible{seeds}."
     return Finding("floor", text, True)
-
-
-def stuck(results: Results) -> pd.DataFrame:
-    """Completed runs that never did better than single-character frequencies."""
-    bound = results.data.get("unigram_entropy")
-    runs = results.runs[(results.runs["status"] == "completed") & (results.runs["stage"] != "search")]
-    return runs[runs["val_loss"] >= bound] if bound is not None else runs.iloc[:0]
 
 
 def _stuck(results: Results) -> Finding | None:

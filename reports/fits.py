@@ -16,10 +16,10 @@ from harness.analysis.learning_rate import Optimum
 from harness.analysis.rate_error import COLUMN, shared_by_rung, with_rate_error
 from harness.held_out import LARGEST, NONE
 from harness.results import Results
-from reports.findings import stuck
 from reports.numbers import count, listed, plural, short
 from reports.rates import rates
 from reports.repeats import Repeats, repeats
+from reports.summary import stuck
 
 LOSS = "test_loss"
 LEAST_SIZES = 3

@@ -133,7 +133,7 @@ def _profile_rows(method: str, scaling: Scaling, bias: pd.DataFrame) -> Iterator
             "Method": method,
             "FLOPs": power(profile.flops),
             "Runs": str(profile.n),
-            "Best size": short(profile.n_params) + _interval(profile),
+            "Best size": short(profile.n_params) + size_interval(profile),
             "Best tokens": short(profile.train_tokens),
             "Loss there": fixed(profile.loss, 3),
             "Bias, %": fixed(100 * own, 1),
@@ -141,7 +141,7 @@ def _profile_rows(method: str, scaling: Scaling, bias: pd.DataFrame) -> Iterator
         }
 
 
-def _interval(profile: Profile) -> str:
+def size_interval(profile: Profile) -> str:
     """Of the best size, where it is known."""
     if np.isnan(profile.low):
         return ""

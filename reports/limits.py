@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from harness.analysis.design import extrapolation
 from harness.results import Results
 from reports import numbers
-from reports.findings import gap, stuck
+from reports.findings import gap
 from reports.fits import fits
 from reports.numbers import listed, plural, power
-from reports.summary import best, chosen, floor, measured, rungs
+from reports.summary import best, chosen, floor, measured, rungs, stuck
 from reports.training import training
 
 

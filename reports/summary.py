@@ -147,3 +147,10 @@ def _rung(results: Results, name: str, n_params: int) -> Rung:
         runs_planned=planning.runs_of(plan, _cells(searched.iloc[0]) if len(searched) else None) if plan else 0,
         runs_ended=ended(runs),
     )
+
+
+def stuck(results: Results) -> pd.DataFrame:
+    """Completed runs that never did better than single-character frequencies."""
+    bound = results.data.get("unigram_entropy")
+    runs = results.runs[(results.runs["status"] == "completed") & (results.runs["stage"] != "search")]
+    return runs[runs["val_loss"] >= bound] if bound is not None else runs.iloc[:0]
