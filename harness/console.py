@@ -176,7 +176,10 @@ class Console:
     def _left(self) -> str:
         """What is left, by how much runs here have missed their times."""
         left_s, spread = self._left_s(), self._plan.spread if self._plan else None
-        return f"about {duration(left_s)}" if spread is None else f"{duration(left_s)} +- {duration(left_s * spread)}"
+        # A spread of more than all of it says no more than that.
+        if spread is None or spread >= 1:
+            return f"about {duration(left_s)}"
+        return f"{duration(left_s)} +- {duration(left_s * spread)}"
 
     def _left_s(self) -> float:
         """What the plan still holds, at the speed that the runs so far have had."""

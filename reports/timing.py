@@ -22,7 +22,8 @@ def _trust(plan: Mapping[str, Any]) -> str:
     if not runs:
         return " by a few steps of every size"
     spread = plan.get("spread")
-    return f"{f' ± {100 * spread:.0f} %' if spread is not None else ''} by {plural(runs, 'run')} that had ended on this machine"
+    known = "" if spread is None else f" ± {100 * spread:.0f} %" if spread < 1 else f", within a factor of {1 + spread:.1f},"
+    return f"{known} by {plural(runs, 'run')} that had ended on this machine"
 
 
 def at_equal_work(results: Results) -> str:

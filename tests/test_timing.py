@@ -22,6 +22,8 @@ def test_without_finished_runs_an_estimate_rests_on_a_few_steps(results: Results
 def test_an_estimate_has_the_spread_of_the_runs_behind_it(results: Results) -> None:
     told = replace(results, plan={**results.plan, "calibrated_runs": 41, "spread": 0.152})
     assert "estimated at 14:10 ± 15 % by 41 runs that had ended on this machine and took" in timing.sentences(told)
+    far = replace(results, plan={**results.plan, "calibrated_runs": 41, "spread": 6.21})
+    assert ", within a factor of 7.2, by 41 runs that had ended" in timing.sentences(far)
     few = replace(results, plan={**results.plan, "calibrated_runs": 1, "spread": None})
     assert "estimated at 14:10 by 1 run that had ended on this machine" in timing.sentences(few)
 
