@@ -13,7 +13,7 @@ import pandas as pd
 from harness.analysis.correlation import correlate, partial, within
 from harness.analysis.intervals import Interval
 from harness.results import Results
-from reports import grid_findings, numbers
+from reports import batch_sizes, grid_findings, numbers
 from reports.numbers import NLL_DECIMALS, bracketed, listed, plural, power
 from reports.rates import law_in_words, one_ladder, rates, which_ladder
 from reports.summary import Rung, best, budgets, chosen, default_lr, interval, measured, rungs, stuck
@@ -32,6 +32,7 @@ def findings(results: Results) -> list[Finding]:
     """All findings of a study; empty before the first completed run."""
     found = [
         _below_floor(results),
+        _critical_batch(results),
         _of_grid("best size", grid_findings.best_size(results)),
         _size(results),
         _of_grid("surface", grid_findings.surface(results)),
@@ -50,6 +51,11 @@ def separate(a: Interval, b: Interval) -> bool:
     if not (numbers.known(a.half_width) and numbers.known(b.half_width)):
         return False
     return a.high < b.low or b.high < a.low
+
+
+def _critical_batch(results: Results) -> Finding | None:
+    said = batch_sizes.sentence(batch_sizes.reached(results))
+    return Finding("critical batch", said, "unknown" not in said) if said else None
 
 
 def _of_grid(subject: str, found: tuple[str, bool] | None) -> Finding | None:

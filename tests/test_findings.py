@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 
 from harness.results import Results
-from reports import tables
+from reports import batch_sizes, tables
 from reports.findings import Finding, findings
 from reports.limits import limits
+from reports.numbers import short
 from reports.summary import rungs
 from tests.synthetic import change, synthetic_results
 
@@ -119,3 +120,14 @@ def test_the_law_of_the_best_rate_is_said_with_its_interval_and_its_check() -> N
     true = -np.polyfit(np.log(sizes["n_params"]), np.log(sizes["lr"]), 1)[0]
     assert low < p < high and abs(p - true) < 0.15 and "The smaller rungs alone predict" in text
     assert "p = " not in said(synthetic_results(2), "best rate").text
+
+
+def test_a_study_of_batch_sizes_answers_with_the_critical_one() -> None:
+    results = synthetic_results(8, batches=(16, 64, 256))
+    first = findings(results)[0]
+    assert first.subject == "critical batch" and first.supported and first.text.startswith("Critical batch")
+    hardest = {rung: law for rung, law in batch_sizes.laws(batch_sizes.reached(results)) if law.status == "resolved"}
+    assert len(hardest) >= 6
+    for rung, law in hardest.items():
+        assert f"{rung}, to {law.loss:.3f} nats a token: {short(law.batch)} tokens ({short(law.low)} to {short(law.high)})" in first.text
+    assert "critical batch" not in {finding.subject for finding in findings(synthetic_results(8))}
