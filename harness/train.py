@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness import accounting
+from harness.ahead import ahead_of
 from harness.checkpoint import save_checkpoint
 from harness.context import Context, StopRun
 from harness.data.batches import Order
@@ -21,7 +22,7 @@ from harness.milestones import ended_by, evaluate_now, final_metrics, scores_so_
 from harness.runspec import RunSpec
 from harness.state import State, restore, snapshot, start
 from harness.step import autocast, forward_backward, rate_at, step_seed, update
-from harness.stepping import Immediate, Stepper
+from harness.stepping import Deferred, Immediate, Stepper
 
 __all__ = ["Outcome", "Run", "autocast", "forward_backward", "outcome_fields", "step_seed", "train", "update"]
 
@@ -218,7 +219,8 @@ class Run:
 
 def stepper_of(run: Run) -> Stepper:
     """What makes the steps of a run that is by itself."""
-    return Immediate(run)
+    ahead = ahead_of(run.spec, run.state, run.context)
+    return Immediate(run) if ahead is None else Deferred(run, ahead)
 
 
 def _time(state: State, texts: Encoded, rows: np.ndarray, seconds: float) -> None:
