@@ -45,7 +45,7 @@ class CapturedStep:
         self._graphs: dict[Size, torch.cuda.CUDAGraph | None] = {}
         self._captures, self._strictly = self._is_cuda, True
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group |= {"lr": rate, "capturable": self._is_cuda}
+            group["lr"] = rate
         _begin_moments(self.optimizer)
         self._moving = [*self.model.parameters(), *_moments(self.optimizer)]
         self._marked: list[Tensor] = []
@@ -106,11 +106,14 @@ class CapturedStep:
         started = perf_counter()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+            with _capturable(self.optimizer), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 self._step(size)
             self._graphs[size] = graph
         except RuntimeError as error:
+            # A generator is left as within a capture: it gets a state of its own, which graphs from before don't read.
             self._captures = False
+            self._graphs.clear()
+            _generator(True).graphsafe_set_state(torch.Generator(self.device).graphsafe_get_state())
             log.warning("Steps are not captured: %s. They are made one kernel at a time, which is slower and gives the same.", error)
         self.capturing_s += perf_counter() - started
 
@@ -150,6 +153,18 @@ def _copy(to: list[Tensor], from_: list[Tensor]) -> None:
 def _generator(is_cuda: bool) -> torch.Generator:
     """What dropout draws from."""
     return torch.cuda.default_generators[torch.cuda.current_device()] if is_cuda else torch.default_generator
+
+
+@contextmanager
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """AdamW as fused computes the same either way, and wants to be told when it is captured and when it isn't."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from harness.data.batches import pack, padded
 from harness.data.corpus import Encoded
+from harness.data.filled import drawn_tokens
 from harness.evaluate import packed_logits
 from harness.runspec import RunSpec
 from harness.schedule import lr_at
@@ -33,7 +34,7 @@ def forward_backward(
         # The dropout masks of a step depend on the seed and the step alone.
         torch.manual_seed(step_seed(spec.seed, step))
         first, n = int(lengths[: part[0]].sum()), int(lengths[part].sum())
-        with part_of_batch(state.model, first, int(lengths.sum())), autocast(spec, device):
+        with part_of_batch(state.model, first, drawn_tokens(int(lengths.sum()), device)), autocast(spec, device):
             logits_NV, targets_N = _forward(spec, state, texts, rows[part], device)
         loss = F.cross_entropy(logits_NV.float(), targets_N) * (n / int(lengths.sum()))
         loss.backward()  # type: ignore[no-untyped-call]

@@ -82,7 +82,7 @@ class TokenDropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        # First token and number of tokens of the whole batch; None where a batch goes through as one.
+        # First token, and how many tokens the mask is drawn for (the whole batch's, or more); None where a batch goes through as one.
         self.part: tuple[int, int] | None = None
 
     def forward(self, x_NC: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class TokenDropout(nn.Module):
 
 @contextmanager
 def part_of_batch(model: nn.Module, first: int, total: int) -> Iterator[None]:
-    """Within the block, what goes through the model is the part of a batch of `total` tokens that begins with token `first`."""
+    """Within the block, what goes through the model is the part of a batch that begins with token `first`; masks are for `total` tokens."""
     layers = [module for module in model.modules() if isinstance(module, TokenDropout)]
     for layer in layers:
         layer.part = (first, total)

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from harness import ahead, captured
+from harness import ahead, calibrate, captured
 from harness import train as training
 from harness.ahead import Ahead
 from harness.context import Context
+from harness.crew import Crew
+from harness.data.batches import Order, pack
 from harness.state import State, snapshot, start
-from harness.step import forward_backward, rate_at, update
+from harness.step import forward_backward, rate_at, step_seed, update
 from harness.stepping import Deferred, Immediate
+from harness.together import TOKEN_MULTIPLE
 from harness.train import Run
 from harness.workers import make_deterministic
 from tests import tiny
@@ -181,6 +184,31 @@ def test_a_step_that_knows_no_one_order_is_made_all_the_same(monkeypatch: pytest
     assert told == whole and len(caplog.messages) == 1
 
 
+def test_a_step_made_ahead_is_priced_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its captures, and so that the run to come has them."""
+    work = Counting(tiny.spec(), start(tiny.spec(), "cpu"), context())
+    monkeypatch.setattr(calibrate, "ahead_of", lambda *given: work)
+    clock = iter(np.arange(0.0, 1e6, 1.0))
+    monkeypatch.setattr(calibrate, "perf_counter", lambda: next(clock))
+    step_s = calibrate._step_s(tiny.spec(), start(tiny.spec(), "cpu"), tiny.corpus(), "cpu")
+    assert step_s == pytest.approx((1.0 - 0.25) / tiny.STEPS) and work.launched == 3 * tiny.STEPS
+    assert len(ahead._idle) == 1
+
+
+class Counting(Ahead):
+    """Captures take a quarter of a second a turn."""
+
+    launched = 0
+
+    @property
+    def capturing_s(self) -> float:
+        return 0.25 * (self.launched // tiny.STEPS)
+
+    def launch(self, step: int) -> None:
+        self.launched += 1
+        super().launch(step)
+
+
 @pytest.fixture
 def in_one_order() -> Iterator[None]:
     make_deterministic()
@@ -190,9 +218,11 @@ def in_one_order() -> Iterator[None]:
 
 @pytest.mark.gpu
 @on_gpu
-def test_replays_are_the_steps_themselves(spec: Any) -> None:
-    told, state = made_ahead(spec, 50, "cuda")
-    exact, _ = made_at_once(spec, 50, "cuda")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_replays_are_the_steps_on_the_exact_batches(spec: Any, dropout: float) -> None:
+    """What is dropped is drawn for the filled batch in either."""
+    told, state = made_ahead(replace(spec, dropout=dropout), 50, "cuda")
+    exact, _ = made_at_once(replace(spec, dropout=dropout), 50, "cuda")
     np.testing.assert_allclose(told, exact, rtol=1e-5)
     assert state.model.state_dict()["head.weight"].dtype == torch.float32
 
@@ -215,18 +245,35 @@ def test_replays_are_the_steps_themselves_to_the_bit(
 
 @pytest.mark.gpu
 @on_gpu
+def test_members_of_a_crew_are_what_they_are_by_themselves() -> None:
+    specs = [tiny.spec(dropout=0.3, steps=50, evaluate_at=(50,), seed=seed, lr=lr) for seed, lr in ((0, 1e-3), (1, 3e-3))]
+    crew, texts = Crew(specs, "cuda", TOKEN_MULTIPLE), tiny.corpus().train
+    orders = [Order(texts.n_texts, spec.batch_size, spec.seed) for spec in specs]
+    told = []
+    for step in range(1, 51):
+        batches = [pack(texts, order.rows(step - 1)) for order in orders]
+        told.append(crew.forward_backward(batches, [step_seed(spec.seed, step) for spec in specs])[0])
+        crew.update([rate_at(spec, step) for spec in specs])
+    alone = [[loss for loss, _ in made_ahead(spec, 50, "cuda")[0]] for spec in specs]
+    np.testing.assert_allclose(np.transpose(told), alone, rtol=1e-5)
+
+
+@pytest.mark.gpu
+@on_gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_nothing_waits_for_the_device_between_two_readings(precision: str) -> None:
     """The first steps of each size are captured; from there on torch raises at whatever waits."""
     spec = tiny.spec(precision=precision, steps=100, evaluate_at=(100,))
     state = start(spec, "cuda")
     work = Ahead(spec, state, context("cuda"))
-    launch(work, range(1, 61))
-    work.read()
+    for _ in range(2):
+        work.mark()
+        launch(work, range(1, 61))
+        work.read()
     torch.cuda.set_sync_debug_mode("error")
     try:
         work.mark()
-        launch(work, [step for step in range(1, 61)])
+        launch(work, range(1, 61))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(work.read()) == 60

@@ -49,13 +49,23 @@ def _rounded_up(n: int, per_doubling: int) -> int:
     return -(-n // grain) * grain
 
 
+def filled_tokens(n_tokens: int) -> int:
+    """Tokens of a batch of so many real ones, fillers included."""
+    return _rounded_up(n_tokens + 1, TOKENS_PER_DOUBLING)
+
+
+def drawn_tokens(n_tokens: int, device: str) -> int:
+    """For how many tokens dropout is drawn: what a GPU draws for a token depends on it, so that there it is always the filled batch's."""
+    return filled_tokens(n_tokens) if torch.device(device).type == "cuda" else n_tokens
+
+
 def size_of(lengths_B: np.ndarray, texts: int, longest: int) -> Size:
     """The size of a batch of texts of these lengths, `texts` of them at most; `longest`: what no row may exceed.
 
     It depends on the batch alone, and with it everything that is drawn for the batch.
     """
-    tokens, length = int(lengths_B.sum()), int(lengths_B.max())
-    return Size(_rounded_up(tokens + 1, TOKENS_PER_DOUBLING), texts, min(longest, _rounded_up(length, LENGTHS_PER_DOUBLING)))
+    tokens, length = filled_tokens(int(lengths_B.sum())), int(lengths_B.max())
+    return Size(tokens, texts, min(longest, _rounded_up(length, LENGTHS_PER_DOUBLING)))
 
 
 def on_device(texts: Encoded, device: str) -> Tensor:
@@ -81,13 +91,14 @@ def table(texts: Encoded, rows: np.ndarray, size: Size) -> np.ndarray:
 def filled(ids: Tensor, begins_ends: Tensor, size: Size) -> Packed:
     """The batch that a `table` describes; no value of it is looked at by the host."""
     begins, ends = begins_ends.unbind()
-    starts, n_texts = F.pad(ends[:-1], (1, 0)), size.texts
+    starts = F.pad(ends[:-1], (1, 0))
     token_N = torch.arange(size.tokens, device=ids.device)
     row_N = torch.searchsorted(ends, token_N, right=True)
     place_N = token_N - starts[row_N]
-    is_real_N = row_N < n_texts
-    source_N = torch.where(is_real_N, begins[row_N] + place_N, 0)
-    targets_N = torch.where(is_real_N, ids[source_N + 1].long(), NO_TARGET)
+    is_filler_N = row_N == size.texts
+    # Filled, not chosen with `where`: that would bring its number to the device, and wait.
+    source_N = (begins[row_N] + place_N).masked_fill(is_filler_N, 0)
+    targets_N = ids[source_N + 1].long().masked_fill(is_filler_N, NO_TARGET)
     flat_N, position_N = row_N * size.length + place_N, place_N % size.length
     token_P = _tokens_of_places(starts, ends, size)
     return Packed(ids[source_N].long(), position_N, flat_N, size.rows, size.length, targets_N, token_P=token_P)
@@ -97,6 +108,6 @@ def _tokens_of_places(starts: Tensor, ends: Tensor, size: Size) -> Tensor:
     """The token at each place; the last filler where there is none."""
     last = size.tokens - 1
     token_BT = starts[:-1, None] + torch.arange(size.length, device=ends.device)
-    texts_P = torch.where(token_BT < ends[:-1, None], token_BT, last).flatten()
+    texts_P = token_BT.masked_fill(token_BT >= ends[:-1, None], last).flatten()
     fillers_P = starts[-1] + torch.arange((size.rows - size.texts) * size.length, device=ends.device)
     return torch.cat((texts_P, fillers_P.clamp(max=last)))
