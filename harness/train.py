@@ -34,7 +34,7 @@ WARM_UP_STEPS = 3
 class Outcome:
     """How a run ended. Metrics are those of the best weights; None where no evaluation was reached.
 
-    `seconds`: of `time_s`, wall and CPU seconds of training, evaluation, sampling_best, sampling_end and saving.
+    `seconds`: of `time_s`, wall and CPU seconds of training, capturing (on a GPU), evaluation, sampling_best, sampling_end and saving.
     """
 
     status: str
