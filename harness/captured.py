@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.data.filled import NO_TARGET, Size, filled
 from harness.evaluate import packed_logits
+from harness.graphs import capture, generator, usable
 from harness.runspec import RunSpec
 from harness.state import State
 from harness.step import autocast, clipped
@@ -43,7 +44,7 @@ class CapturedStep:
         self._pool = torch.cuda.graph_pool_handle() if self._is_cuda else None
         # None until the second batch of a size.
         self._graphs: dict[Size, torch.cuda.CUDAGraph | None] = {}
-        self._captures, self._strictly = self._is_cuda, True
+        self._strictly = True
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate
         _begin_moments(self.optimizer)
@@ -80,15 +81,18 @@ class CapturedStep:
 
     def make(self, size: Size, seed: int) -> None:
         """One step on what `batch` and `rates` hold; what it draws depends on the seed and the size."""
-        if self._captures and size in self._graphs and self._graphs[size] is None:
+        if self._is_cuda and usable() and size in self._graphs and self._graphs[size] is None:
             self._capture(size)
         # A replay reads seed and place of this generator from the host when it begins, as a kernel does that is launched by itself.
-        _generator(self._is_cuda).manual_seed(seed)
+        self._seed(seed)
         graph = self._graphs.setdefault(size, None)
-        if graph is not None:
+        if graph is not None and usable():
             graph.replay()
         else:
             self._plainly(size, seed)
+
+    def _seed(self, seed: int) -> None:
+        (generator() if self._is_cuda else torch.default_generator).manual_seed(seed)
 
     def _plainly(self, size: Size, seed: int) -> None:
         try:
@@ -99,22 +103,14 @@ class CapturedStep:
                 raise
             self._strictly = False
             log.warning("A step can't repeat its sums in one order on this device (%s): a resumed run may differ in its last bits.", error)
-            _generator(self._is_cuda).manual_seed(seed)
+            self._seed(seed)
             self._step(size)
 
     def _capture(self, size: Size) -> None:
         started = perf_counter()
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with _capturable(self.optimizer), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                self._step(size)
-            self._graphs[size] = graph
-        except RuntimeError as error:
-            # A generator is left as within a capture: it gets a state of its own, which graphs from before don't read.
-            self._captures = False
-            self._graphs.clear()
-            _generator(True).graphsafe_set_state(torch.Generator(self.device).graphsafe_get_state())
-            log.warning("Steps are not captured: %s. They are made one kernel at a time, which is slower and gives the same.", error)
+        assert self._stream is not None
+        with _capturable(self.optimizer):
+            self._graphs[size] = capture(lambda: self._step(size), self._stream, self._pool)
         self.capturing_s += perf_counter() - started
 
     def _step(self, size: Size) -> None:
@@ -148,11 +144,6 @@ def _moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 @torch.no_grad()
 def _copy(to: list[Tensor], from_: list[Tensor]) -> None:
     torch._foreach_copy_(to, from_)
-
-
-def _generator(is_cuda: bool) -> torch.Generator:
-    """What dropout draws from."""
-    return torch.cuda.default_generators[torch.cuda.current_device()] if is_cuda else torch.default_generator
 
 
 @contextmanager

@@ -76,6 +76,21 @@ class Attention(nn.Module):
         out_BC: Tensor = self.out(y_BH1D.reshape(B, -1))
         return out_BC
 
+    def step_at(self, x_BC: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, position_1: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        """As `step`, over the whole cache: what lies after the position has no weight, and must be finite."""
+        B, T = len(x_BC), k_BHTD.shape[2]
+        q_BHD, k_BHD, v_BHD = self.qkv(x_BC).view(B, 3, self.n_head, self.d_head).unbind(1)
+        if turn is not None:
+            cos, sin = (part.index_select(0, position_1) for part in turn)
+            q_BHD, k_BHD = rotate(q_BHD, cos, sin), rotate(k_BHD, cos, sin)
+        k_BHTD.index_copy_(2, position_1, k_BHD[:, :, None])
+        v_BHTD.index_copy_(2, position_1, v_BHD[:, :, None])
+        later_T = torch.arange(T, device=x_BC.device) > position_1
+        unread_1T = x_BC.new_zeros(1, T).masked_fill(later_T, -torch.inf)
+        y_BH1D = F.scaled_dot_product_attention(q_BHD[:, :, None], k_BHTD, v_BHTD, attn_mask=unread_1T, scale=self.scale)
+        out_BC: Tensor = self.out(y_BH1D.reshape(B, -1))
+        return out_BC
+
 
 class MLP(nn.Module):
     """Two linear layers, every token by itself."""
@@ -193,6 +208,17 @@ class Model(nn.Module):
             assert isinstance(block, Block)
             x_BC = block(x_BC, partial(block.attention.step, k_BHTD=k_BHTD, v_BHTD=v_BHTD, position=cache.position, turn=cache.turn))
         cache.position += 1
+        return self._logits(x_BC)
+
+    def step_at(self, ids_B: Tensor, cache: Cache, position_1: Tensor) -> Tensor:
+        """As `step`, at the position that a tensor (1,) holds: its shapes are the same at every position, so that one graph serves all.
+
+        The cache must be finite throughout, and its own position stays where it is.
+        """
+        x_BC = self._embed(ids_B, position_1.expand(len(ids_B)))
+        for block, k_BHTD, v_BHTD in zip(self.blocks, cache.keys, cache.values, strict=True):
+            assert isinstance(block, Block)
+            x_BC = block(x_BC, partial(block.attention.step_at, k_BHTD=k_BHTD, v_BHTD=v_BHTD, position_1=position_1, turn=cache.turn))
         return self._logits(x_BC)
 
     def _embed(self, ids: Tensor, position: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import ahead, calibrate, captured
+from harness import ahead, calibrate, captured, graphs
 from harness import train as training
 from harness.ahead import Ahead
 from harness.context import Context
@@ -30,6 +30,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 def _nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ahead, "_idle", {})
     monkeypatch.setattr(ahead, "_said", set())
+    monkeypatch.setattr(graphs, "_failed", [])
 
 
 def context(device: str = "cpu", **more: Any) -> Context:
