@@ -59,10 +59,10 @@ class Packed:
         """The same batch on another device; groups are for a CPU only."""
         if torch.device(device) == self.ids_N.device:
             return self
-        move = [None if t is None else t.to(device, non_blocking=True) for t in (self.ids_N, self.position_N, self.flat_N, self.targets_N)]
-        ids_N, position_N, flat_N, targets_N = move
+        held = (self.ids_N, self.position_N, self.flat_N, self.targets_N, self.token_P)
+        ids_N, position_N, flat_N, targets_N, token_P = (None if t is None else t.to(device, non_blocking=True) for t in held)
         assert ids_N is not None and position_N is not None
-        return Packed(ids_N, position_N, flat_N, self.batch_size, self.length, targets_N)
+        return Packed(ids_N, position_N, flat_N, self.batch_size, self.length, targets_N, token_P=token_P)
 
 
 def unpacked(ids_BT: Tensor) -> Packed:
