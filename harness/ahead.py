@@ -119,7 +119,11 @@ def ahead_of(spec: RunSpec, state: State, context: Context) -> Ahead | None:
     if reason and reason not in _said:
         _said.add(reason)
         log.warning("Steps are made one by one, with a wait for the device at each: %s.", reason)
-    return None if reason else Ahead(spec, state, context)
+    if reason:
+        # A batch in parts is one that didn't fit: what waits for other runs makes room.
+        _idle.clear()
+        return None
+    return Ahead(spec, state, context)
 
 
 def _against(spec: RunSpec, state: State, context: Context) -> str:

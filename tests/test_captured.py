@@ -1,6 +1,7 @@
 """Steps made ahead on filled batches: what they compute, what runs of one shape share, and, on a GPU, that a replay is the step itself."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from harness import ahead, calibrate, captured, graphs
+from harness import ahead, calibrate, captured, generate, graphs
 from harness import train as training
 from harness.ahead import Ahead
+from harness.captured import CapturedStep
 from harness.context import Context
 from harness.crew import Crew
 from harness.data.batches import Order, pack
-from harness.state import State, snapshot, start
+from harness.data.filled import Size
+from harness.state import State, build_model, snapshot, start
 from harness.step import forward_backward, rate_at, step_seed, update
 from harness.stepping import Deferred, Immediate
 from harness.together import TOKEN_MULTIPLE
@@ -75,6 +80,48 @@ def test_what_is_dropped_follows_from_seed_and_step_and_not_from_what_was_made_b
     for step in (5, 3, 3):
         again.launch(step)
     assert again.read() == [whole[4], whole[2], whole[2]] and whole[4] != whole[2]
+
+
+class Watch(TorchDispatchMode):
+    """Notes the operators that read or write a tensor of the host's, and those that bring a number along below what shows here."""
+
+    HIDDEN = ("aten.where.Scalar", "aten.index_put", "aten.nonzero", "aten._local_scalar_dense")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count, self.on_host = 0, set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        self.count += 1
+        if any(tensor.device.type == "cpu" for tensor in tensors) or str(func).startswith(self.HIDDEN):
+            self.on_host.add(str(func))
+        return out
+
+
+@pytest.mark.parametrize("shape", [tiny.SHAPE, tiny.SHAPE | {"positions": "rotary", "norm": "pre", "tied": True}])
+def test_a_step_needs_no_number_of_the_host_and_gives_it_none(shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without values, which can't be looked at: a step that branched on one, or that brought one along, would raise or show."""
+    spec = tiny.spec(shape=shape, grad_clip=0.5)
+    state = start(spec, "cpu")
+    state.model.to("meta")
+    state.optimizer = torch.optim.AdamW(state.model.parameters())
+    monkeypatch.setattr(state.optimizer, "step", lambda: None)
+    monkeypatch.setattr(captured, "autocast", lambda *given: nullcontext())
+    step = CapturedStep(spec, state, torch.zeros(5000, dtype=torch.int32, device="meta"), 16, "meta")
+    with Watch() as watch:
+        step._step(Size(1024, 16, 96))
+    assert watch.count > 100 and not watch.on_host
+
+
+@torch.no_grad()
+def test_nor_does_a_step_of_decoding() -> None:
+    model = build_model(tiny.spec()).to("meta").eval()
+    step = generate._Step(model, torch.ones(4), torch.rand(4, 9), tiny.corpus().tokenizer)
+    with Watch() as watch:
+        step.make()
+    assert watch.count > 40 and not watch.on_host
 
 
 def test_rewinding_brings_back_weights_and_moments() -> None:
@@ -151,7 +198,8 @@ def test_where_steps_cannot_be_made_ahead_they_are_made_at_once_and_it_is_said_o
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec, state = tiny.spec(), start(tiny.spec(), "cpu")
-    assert ahead.ahead_of(spec, state, context()) is None and not caplog.messages
+    Ahead(spec, start(spec, "cpu"), context()).close()
+    assert ahead.ahead_of(spec, state, context()) is None and not caplog.messages and ahead._idle
     for _ in range(2):
         assert ahead.ahead_of(replace(spec, padding="learn"), state, context("cuda")) is None
         assert ahead.ahead_of(spec, state, context("cuda", micro_batches=2)) is None
@@ -162,6 +210,7 @@ def test_where_steps_cannot_be_made_ahead_they_are_made_at_once_and_it_is_said_o
         (False, True, False),
         (False, False, True),
     ]
+    assert not ahead._idle
     assert isinstance(training.stepper_of(Run(spec, context())), Immediate)
 
 
