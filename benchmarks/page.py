@@ -33,6 +33,7 @@ PEERS_TARGET = (3, 3, 0, 0)
 RATES_TARGET = (8.5, 8.5, 8.5, 0)
 STUDY_PARTS = {
     "training": "training", "evaluation": "evaluation", "sampling_best": "samples at a new best", "sampling_end": "samples at the end",
+    "capturing": "captures of steps (on a GPU)",
     "saving": "checkpoints and weights", "planning": "planning (the start of the workers that measure included)", "record": "record",
     "calibration": "calibration", "tracking": "tracking", "reporting": "results and report", "data": "data", "start": "start of the driver",
     "rest": "the rest: start of workers and of runs, waiting",

@@ -25,7 +25,7 @@ from harness.record import Record
 from harness.tracking import Projection
 from reports import document
 
-PARTS = ("training", "evaluation", "sampling_best", "sampling_end", "saving")
+PARTS = ("training", "capturing", "evaluation", "sampling_best", "sampling_end", "saving")
 # The driver's pieces of work and the functions that do them.
 WATCHED: dict[str, Sequence[tuple[Any, str]]] = {
     "data": ((invocation, "prepare"), (invocation, "floor_of")),

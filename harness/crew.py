@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.data.filled import drawn_tokens
 from harness.runspec import RunSpec
 from harness.state import State, group_facts, set_rate, start
 from harness.train import autocast
@@ -103,7 +104,8 @@ class Crew:
         # Groups save a CPU work; elsewhere one large call beats several small ones.
         laid_out = batches if self.device == "cpu" else [replace(batch, groups=None) for batch in batches]
         batch = stack(laid_out, self.token_multiple).to(self.device)
-        masks_KNC = self.model.masks(seeds, batch.tokens, batch.ids_KN.shape[1])
+        drawn = [drawn_tokens(n, self.device) for n in batch.tokens]
+        masks_KNC = self.model.masks(seeds, batch.tokens, batch.ids_KN.shape[1], drawn)
         with autocast(self.specs[0], self.device):
             logits_KNV = self.model.forward_packed(batch, masks_KNC)
         losses_K = losses(logits_KNV, batch)

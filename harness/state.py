@@ -88,6 +88,12 @@ class State:
         spent[0] += wall_s
         spent[1] += cpu_s
 
+    def moved(self, from_part: str, to_part: str, seconds: float) -> None:
+        """Count seconds of one part as those of another; a host that prepares work is busy, so that they are CPU seconds too."""
+        if seconds:
+            self.took(from_part, -seconds, -seconds)
+            self.took(to_part, seconds, seconds)
+
 
 def build_model(spec: RunSpec, dropout: float | None = None) -> nn.Module:
     """The untrained model of a run; its initial weights are a function of the seed."""

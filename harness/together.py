@@ -47,7 +47,7 @@ class _Together:
     @property
     def _step(self) -> int:
         """The step that all are at."""
-        at = {run.state.step for run in self.runs if run.state.ended is None}
+        at = {run.at for run in self.runs if run.state.ended is None}
         assert len(at) <= 1, "runs that train together are at one step"
         return at.pop() if at else 0
 

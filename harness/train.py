@@ -11,21 +11,20 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from harness import accounting
+from harness.ahead import ahead_of
 from harness.checkpoint import save_checkpoint
 from harness.context import Context, StopRun
-from harness.data.batches import Order, pack, padded
+from harness.data.batches import Order
 from harness.data.corpus import Encoded
-from harness.evaluate import packed_logits
 from harness.milestones import ended_by, evaluate_now, final_metrics, scores_so_far
 from harness.runspec import RunSpec
-from harness.schedule import lr_at
-from harness.state import State, restore, set_rate, snapshot, start
-from models._layers import part_of_batch
+from harness.state import State, restore, snapshot, start
+from harness.step import autocast, forward_backward, rate_at, step_seed, update
+from harness.stepping import Deferred, Immediate, Stepper
+
+__all__ = ["Outcome", "Run", "autocast", "forward_backward", "outcome_fields", "step_seed", "train", "update"]
 
 # Steps at the start of a run, and after an evaluation, that say nothing about its speed.
 WARM_UP_STEPS = 3
@@ -35,7 +34,7 @@ WARM_UP_STEPS = 3
 class Outcome:
     """How a run ended. Metrics are those of the best weights; None where no evaluation was reached.
 
-    `seconds`: of `time_s`, wall and CPU seconds of training, evaluation, sampling_best, sampling_end and saving.
+    `seconds`: of `time_s`, wall and CPU seconds of training, capturing (on a GPU), evaluation, sampling_best, sampling_end and saving.
     """
 
     status: str
@@ -78,8 +77,14 @@ class Run:
         self.state = start(spec, context.device) if context.resume is None else restore(spec, context.device, context.resume)
         self._validation = context.corpus.validation.head(spec.eval_texts)
         self._evaluate_at = frozenset(spec.evaluate_at)
+        self._stepper: Stepper | None = None
         self._saved_at, self._saved_step = perf_counter(), self.state.step
         self.state.spent_s += perf_counter() - started
+
+    @property
+    def at(self) -> int:
+        """The steps that have been made, whether counted yet or not."""
+        return self.state.step + (self._stepper.unread if self._stepper else 0)
 
     def steps(self) -> Iterator[int]:
         """Come to each step that is to be made, with all that lies before it done, until training is over; its number, from 1.
@@ -88,18 +93,22 @@ class Run:
             StopRun: the run is to stop.
         """
         while self.state.ended is None:
-            if self._goes_on():
-                yield self.state.step + 1
+            saves = self._saves_now()
+            if saves or self._needs_counts():
+                self.settle()
+            if self.state.ended is None and self._goes_on(saves):
+                yield self.at + 1
 
     def step(self) -> None:
         """Make one step by itself."""
-        started = perf_counter()
-        rows, step, context = self.rows(), self.state.step + 1, self.context
-        with self.state.timing("training"):
-            loss, grad_norm = forward_backward(self.spec, self.state, self.texts, rows, step, context.device, context.micro_batches)
-            if not self.diverges(loss, grad_norm):
-                update(self.state, self.rate())
-                self.count(loss, grad_norm, perf_counter() - started)
+        if self._stepper is None:
+            self._stepper = stepper_of(self)
+        self._stepper.step()
+
+    def settle(self) -> None:
+        """Have every step that was made counted; the run may turn out to have diverged at one of them."""
+        if self._stepper is not None:
+            self._stepper.settle()
 
     def rows(self) -> np.ndarray:
         """The texts of the next step."""
@@ -107,8 +116,7 @@ class Run:
 
     def rate(self) -> float:
         """The learning rate of the next step."""
-        spec = self.spec
-        return lr_at(self.state.step + 1, spec.steps, spec.lr, spec.schedule, spec.warmup_steps, spec.lr_min_fraction)
+        return rate_at(self.spec, self.state.step + 1)
 
     def diverges(self, loss: float, grad_norm: float) -> bool:
         """Whether the next step shows that the run has left the path, which ends it before the step counts."""
@@ -127,6 +135,7 @@ class Run:
 
     def keep(self) -> None:
         """Save a checkpoint, where the run has a place for it and has made a step."""
+        self.settle()
         if self.context.checkpoints is not None and self.state.step:
             with self.state.timing("saving"):
                 save_checkpoint(self.context.checkpoints, snapshot(self.state))
@@ -141,21 +150,36 @@ class Run:
         assert self.state.ended is not None
         with self._clock():
             metrics = final_metrics(self.spec, self.state, self.context)
+        self._let_go()
         return self._outcome(*self.state.ended, metrics)
 
     def stopped(self) -> Outcome:
         """Keep a checkpoint, and end as interrupted."""
         self.keep()
+        self._let_go()
         reason = f"stopped at step {self.state.step:,} of {self.spec.steps:,}"
         return self._outcome("interrupted", reason, scores_so_far(self.state))
 
-    def _goes_on(self) -> bool:
+    def _let_go(self) -> None:
+        """No further step is made."""
+        if self._stepper is not None:
+            self._stepper.close()
+
+    def _saves_now(self) -> bool:
+        """Whether a checkpoint is due."""
+        context = self.context
+        return perf_counter() - self._saved_at > context.checkpoint_every_s or self.at - self._saved_step == context.checkpoint_every_steps
+
+    def _needs_counts(self) -> bool:
+        """Whether what comes next must know how all steps went: an evaluation, the end, or too many that nothing is known of."""
+        return self.at in self._evaluate_at or self.at == self.spec.steps or (self._stepper is not None and self._stepper.full)
+
+    def _goes_on(self, saves: bool) -> bool:
         """A checkpoint and an evaluation, or the end, where they are due; whether a step follows."""
         state, spec, context = self.state, self.spec, self.context
         with self._clock():
             context.pulse()
-            steps_since = state.step - self._saved_step
-            if perf_counter() - self._saved_at > context.checkpoint_every_s or steps_since == context.checkpoint_every_steps:
+            if saves:
                 self.keep()
             if state.step in self._evaluate_at and state.evaluated < state.step:
                 val_loss = evaluate_now(spec, state, context, self._validation, self.order)
@@ -193,6 +217,12 @@ class Run:
         )
 
 
+def stepper_of(run: Run) -> Stepper:
+    """What makes the steps of a run that is by itself."""
+    ahead = ahead_of(run.spec, run.state, run.context)
+    return Immediate(run) if ahead is None else Deferred(run, ahead)
+
+
 def _time(state: State, texts: Encoded, rows: np.ndarray, seconds: float) -> None:
     """What a step took, and the speed of training, the first steps after a start or an evaluation left out."""
     state.spent_s += seconds
@@ -200,53 +230,6 @@ def _time(state: State, texts: Encoded, rows: np.ndarray, seconds: float) -> Non
     if state.since_evaluation > WARM_UP_STEPS:
         state.timed_tokens += int(texts.lengths[rows].sum())
         state.timed_s += seconds
-
-
-def forward_backward(
-    spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, step: int, device: str, micro_batches: int = 1
-) -> tuple[float, float]:
-    """Gradients of the batch's nats over its number of tokens (padding is a token under `learn`); loss and norm, clipped if asked.
-
-    In several micro-batches it is the same loss, up to rounding: each is divided by the tokens of the whole batch, and sees its part of
-    the same dropout masks.
-    """
-    state.optimizer.zero_grad(set_to_none=True)
-    lengths = texts.lengths[rows] if spec.padding == "ignore" else np.full(len(rows), spec.seq_len - 1)
-    losses = []
-    for part in np.array_split(np.arange(len(rows)), min(micro_batches, len(rows))):
-        # The dropout masks of a step depend on the seed and the step alone.
-        torch.manual_seed(step_seed(spec.seed, step))
-        first, n = int(lengths[: part[0]].sum()), int(lengths[part].sum())
-        with part_of_batch(state.model, first, int(lengths.sum())), autocast(spec, device):
-            logits_NV, targets_N = _forward(spec, state, texts, rows[part], device)
-        loss = F.cross_entropy(logits_NV.float(), targets_N) * (n / int(lengths.sum()))
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(float(loss.detach()))
-    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-    grad_norm = torch.nn.utils.get_total_norm(gradients)
-    if spec.grad_clip is not None:
-        torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), spec.grad_clip, grad_norm)
-    return sum(losses), float(grad_norm)
-
-
-def autocast(spec: RunSpec, device: str) -> torch.autocast:
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=spec.precision == "bfloat16")
-
-
-def _forward(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
-    """Logits and targets of these texts, a row a token."""
-    if spec.padding == "learn":
-        ids_BT, targets_BT = (t.to(device) for t in padded(texts, rows, spec.seq_len))
-        return state.model(ids_BT).flatten(0, 1), targets_BT.flatten()
-    batch = pack(texts, rows).to(device)
-    assert batch.targets_N is not None
-    return packed_logits(state.model, batch), batch.targets_N
-
-
-def update(state: State, lr: float) -> None:
-    """One optimizer step at this rate."""
-    set_rate(state.optimizer.param_groups, lr)
-    state.optimizer.step()
 
 
 def _count(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, step: int) -> None:
@@ -262,11 +245,6 @@ def _unique_tokens(texts: Encoded, order: Order, steps: int) -> int:
         return int(texts.lengths.sum())
     lengths = texts.lengths
     return int(sum(lengths[order.rows(step)].sum() for step in range(steps)))
-
-
-def step_seed(seed: int, step: int) -> int:
-    """A generator seed that differs for every run seed and step."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def outcome_fields(outcome: Outcome) -> dict[str, Any]:

@@ -11,7 +11,7 @@ An architecture gives
 - `Model(shape, vocab_size, seq_len, dropout=0.0)` with `forward(ids_BT) -> logits_BTV` and `forward_packed(packed) -> logits_NV`, the same
   on real tokens only (`models._layers.Packed`), both causal, with dropout by `models._layers.TokenDropout`; and, so that decoding need
   not repeat the whole text at every step, `init_cache(batch_size, length) -> cache`, `step(ids_B, cache) -> logits_BV` and
-  `cache.keep(rows)`;
+  `cache.keep(rows)`; for a GPU also `step_at(ids_B, cache, position_1)`, the same in shapes that don't grow;
 - where it knows muP, `Base` (frozen, `Base.of(shape)`: the widths to scale from), which `Model` takes as `base` and keeps as `mup`, a
   `models._mup.Scaling`.
 Everything found here is tested by tests/test_contract_models.py.

@@ -41,6 +41,9 @@ class Packed:
 
     `flat_N` is row * length + position: where a token lies in the padded (batch_size, length) layout.
     It is None where nothing is padding, so that the packed and the padded layout are the same. `groups` is a closer layout, where known.
+    `token_P`, where known, is the inverse: the token at each place. A place without one has a token that nothing is learned from and no
+    text reads: its gradient is zero, so that zeros are what such a place gets of gradients. Reading is exact and in one order everywhere;
+    writing by index is neither quick nor free of waits where a device is to repeat its sums in one order.
     """
 
     ids_N: Tensor
@@ -50,15 +53,16 @@ class Packed:
     length: int
     targets_N: Tensor | None = None
     groups: Groups | None = None
+    token_P: Tensor | None = None
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same batch on another device; groups are for a CPU only."""
         if torch.device(device) == self.ids_N.device:
             return self
-        move = [None if t is None else t.to(device, non_blocking=True) for t in (self.ids_N, self.position_N, self.flat_N, self.targets_N)]
-        ids_N, position_N, flat_N, targets_N = move
+        held = (self.ids_N, self.position_N, self.flat_N, self.targets_N, self.token_P)
+        ids_N, position_N, flat_N, targets_N, token_P = (None if t is None else t.to(device, non_blocking=True) for t in held)
         assert ids_N is not None and position_N is not None
-        return Packed(ids_N, position_N, flat_N, self.batch_size, self.length, targets_N)
+        return Packed(ids_N, position_N, flat_N, self.batch_size, self.length, targets_N, token_P=token_P)
 
 
 def unpacked(ids_BT: Tensor) -> Packed:
@@ -78,7 +82,7 @@ class TokenDropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        # First token and number of tokens of the whole batch; None where a batch goes through as one.
+        # First token, and how many tokens the mask is drawn for (the whole batch's, or more); None where a batch goes through as one.
         self.part: tuple[int, int] | None = None
 
     def forward(self, x_NC: Tensor) -> Tensor:
@@ -92,7 +96,7 @@ class TokenDropout(nn.Module):
 
 @contextmanager
 def part_of_batch(model: nn.Module, first: int, total: int) -> Iterator[None]:
-    """Within the block, what goes through the model is the part of a batch of `total` tokens that begins with token `first`."""
+    """Within the block, what goes through the model is the part of a batch that begins with token `first`; masks are for `total` tokens."""
     layers = [module for module in model.modules() if isinstance(module, TokenDropout)]
     for layer in layers:
         layer.part = (first, total)
@@ -105,38 +109,43 @@ def part_of_batch(model: nn.Module, first: int, total: int) -> Iterator[None]:
 
 class _Pad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NC: Tensor, flat_N: Tensor, n_places: int) -> Tensor:
-        ctx.save_for_backward(flat_N)
+    def forward(ctx: Any, x_NC: Tensor, flat_N: Tensor, n_places: int, token_P: Tensor | None) -> Tensor:
+        ctx.save_for_backward(flat_N, token_P)
+        if token_P is not None:
+            return x_NC.index_select(0, token_P)
         return x_NC.new_zeros(n_places, x_NC.shape[1]).index_copy_(0, flat_N, x_NC)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (flat_N,) = ctx.saved_tensors
-        return unpad(grads[0], flat_N), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        flat_N, token_P = ctx.saved_tensors
+        return unpad(grads[0], flat_N, token_P), None, None, None
 
 
 class _Unpad(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_PC: Tensor, flat_N: Tensor) -> Tensor:
-        ctx.save_for_backward(flat_N)
+    def forward(ctx: Any, x_PC: Tensor, flat_N: Tensor, token_P: Tensor | None) -> Tensor:
+        ctx.save_for_backward(flat_N, token_P)
         ctx.n_places = len(x_PC)
         return x_PC.index_select(0, flat_N)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (flat_N,) = ctx.saved_tensors
-        return pad(grads[0], flat_N, ctx.n_places), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        flat_N, token_P = ctx.saved_tensors
+        return pad(grads[0], flat_N, ctx.n_places, token_P), None, None
 
 
-def pad(x_NC: Tensor, flat_N: Tensor, n_places: int) -> Tensor:
-    """Token rows to their places in the padded layout, zeros elsewhere: (n_places, C). No place is taken twice: the gradient is a copy."""
-    out_PC: Tensor = _Pad.apply(x_NC, flat_N, n_places)  # type: ignore[no-untyped-call]
+def pad(x_NC: Tensor, flat_N: Tensor, n_places: int, token_P: Tensor | None = None) -> Tensor:
+    """Token rows to their places in the padded layout, zeros elsewhere: (n_places, C). No place is taken twice: the gradient is a copy.
+
+    With `token_P` (see `Packed`) places without a token hold what the batch has for filling, and both directions are reads.
+    """
+    out_PC: Tensor = _Pad.apply(x_NC, flat_N, n_places, token_P)  # type: ignore[no-untyped-call]
     return out_PC
 
 
-def unpad(x_PC: Tensor, flat_N: Tensor) -> Tensor:
+def unpad(x_PC: Tensor, flat_N: Tensor, token_P: Tensor | None = None) -> Tensor:
     """The rows of the padded layout that hold a token, (N, C); the inverse of `pad`."""
-    out_NC: Tensor = _Unpad.apply(x_PC, flat_N)  # type: ignore[no-untyped-call]
+    out_NC: Tensor = _Unpad.apply(x_PC, flat_N, token_P)  # type: ignore[no-untyped-call]
     return out_NC
 
 

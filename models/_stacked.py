@@ -125,14 +125,17 @@ class StackedModel:
         """A copy of one member's weights by their names in `models.decoder.Model`."""
         return {name: weight[k].detach().clone() for name, weight in self.weights.items()}
 
-    def masks(self, seeds: Sequence[int], tokens: Sequence[int], n_tokens: int) -> Tensor | None:
-        """Dropout as factors (K, N, C): each member's are what a lone model draws after `torch.manual_seed`; None without."""
+    def masks(self, seeds: Sequence[int], tokens: Sequence[int], n_tokens: int, drawn: Sequence[int] | None = None) -> Tensor | None:
+        """Dropout as factors (K, N, C): each member's are what a lone model draws after `torch.manual_seed`; None without.
+
+        `drawn`: for how many tokens each lone model draws, where these are more than it has.
+        """
         if not self.dropout:
             return None
         masks_KNC = self.rows.new_ones(len(seeds), n_tokens, self.shape.d_model)
-        for mask_NC, seed, n in zip(masks_KNC, seeds, tokens, strict=True):
+        for mask_NC, seed, n, n_drawn in zip(masks_KNC, seeds, tokens, drawn or tokens, strict=True):
             torch.manual_seed(seed)
-            mask_NC[:n] = torch.empty_like(mask_NC[:n]).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
+            mask_NC[:n] = mask_NC.new_empty(n_drawn, mask_NC.shape[1]).bernoulli_(1 - self.dropout).div_(1 - self.dropout)[:n]
         return masks_KNC
 
     def forward_packed(self, batch: StackedBatch, masks_KNC: Tensor | None = None) -> Tensor:

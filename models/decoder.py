@@ -53,14 +53,14 @@ class Attention(nn.Module):
             return attention(x_NC, self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias, how)
         qkv = self.qkv(x_NC)
         if batch.flat_N is not None:
-            qkv = pad(qkv, batch.flat_N, B * T)
+            qkv = pad(qkv, batch.flat_N, B * T, batch.token_P)
         # Splitting before reshaping: the gradient is one concatenation, which saves 8 % of a step at 87k against a permuted view.
         q_BHTD, k_BHTD, v_BHTD = (part.view(B, T, self.n_head, self.d_head).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
         if turn is not None:
             q_BHTD, k_BHTD = rotate(q_BHTD, *turn), rotate(k_BHTD, *turn)
         y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True, scale=self.scale)
         y = y_BHTD.transpose(1, 2).reshape(B * T, self.n_head * self.d_head)
-        out_NC: Tensor = self.out(y if batch.flat_N is None else unpad(y, batch.flat_N))
+        out_NC: Tensor = self.out(y if batch.flat_N is None else unpad(y, batch.flat_N, batch.token_P))
         return out_NC
 
     def step(self, x_BC: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, position: int, turn: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -73,6 +73,21 @@ class Attention(nn.Module):
         k_BHTD[:, :, position], v_BHTD[:, :, position] = k_BHD, v_BHD
         seen_k, seen_v = k_BHTD[:, :, : position + 1], v_BHTD[:, :, : position + 1]
         y_BH1D = F.scaled_dot_product_attention(q_BHD[:, :, None], seen_k, seen_v, scale=self.scale)
+        out_BC: Tensor = self.out(y_BH1D.reshape(B, -1))
+        return out_BC
+
+    def step_at(self, x_BC: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, position_1: Tensor, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+        """As `step`, over the whole cache: what lies after the position has no weight, and must be finite."""
+        B, T = len(x_BC), k_BHTD.shape[2]
+        q_BHD, k_BHD, v_BHD = self.qkv(x_BC).view(B, 3, self.n_head, self.d_head).unbind(1)
+        if turn is not None:
+            cos, sin = (part.index_select(0, position_1) for part in turn)
+            q_BHD, k_BHD = rotate(q_BHD, cos, sin), rotate(k_BHD, cos, sin)
+        k_BHTD.index_copy_(2, position_1, k_BHD[:, :, None])
+        v_BHTD.index_copy_(2, position_1, v_BHD[:, :, None])
+        later_T = torch.arange(T, device=x_BC.device) > position_1
+        unread_1T = x_BC.new_zeros(1, T).masked_fill(later_T, -torch.inf)
+        y_BH1D = F.scaled_dot_product_attention(q_BHD[:, :, None], k_BHTD, v_BHTD, attn_mask=unread_1T, scale=self.scale)
         out_BC: Tensor = self.out(y_BH1D.reshape(B, -1))
         return out_BC
 
@@ -193,6 +208,17 @@ class Model(nn.Module):
             assert isinstance(block, Block)
             x_BC = block(x_BC, partial(block.attention.step, k_BHTD=k_BHTD, v_BHTD=v_BHTD, position=cache.position, turn=cache.turn))
         cache.position += 1
+        return self._logits(x_BC)
+
+    def step_at(self, ids_B: Tensor, cache: Cache, position_1: Tensor) -> Tensor:
+        """As `step`, at the position that a tensor (1,) holds: its shapes are the same at every position, so that one graph serves all.
+
+        The cache must be finite throughout, and its own position stays where it is.
+        """
+        x_BC = self._embed(ids_B, position_1.expand(len(ids_B)))
+        for block, k_BHTD, v_BHTD in zip(self.blocks, cache.keys, cache.values, strict=True):
+            assert isinstance(block, Block)
+            x_BC = block(x_BC, partial(block.attention.step_at, k_BHTD=k_BHTD, v_BHTD=v_BHTD, position_1=position_1, turn=cache.turn))
         return self._logits(x_BC)
 
     def _embed(self, ids: Tensor, position: Tensor) -> Tensor:

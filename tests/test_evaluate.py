@@ -1,5 +1,6 @@
 """Scores: the packed pass against a slow one text by text, sums against means, and what scoring leaves as it was."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness import evaluate as scoring
+from harness.data.batches import pack
 from harness.data.corpus import Encoded
 from harness.evaluate import evaluate
 from harness.state import build_model
 from tests import tiny
+from tests.packing import plainly
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +115,25 @@ def test_one_text_has_no_standard_error() -> None:
     data = tiny.corpus()
     result = evaluate(build_model(tiny.spec()), data, data.validation.head(1))
     assert math.isnan(result.nll_se) and math.isfinite(result.nll)
+
+
+def test_a_batch_that_is_only_read_scores_the_same(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padding holds tokens then, not zeros."""
+    plainly(monkeypatch)
+    model.eval()
+    batch = pack(tiny.corpus().train, np.array([5, 0, 17, 3]))
+    with torch.no_grad():
+        read, written = (scoring.packed_logits(model, one) for one in (scoring.read_only(batch), batch))
+    torch.testing.assert_close(read, written, rtol=0, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_scores_of_a_cpu_each_time(model: nn.Module) -> None:
+    """The second time on the batches that it was given before."""
+    data = tiny.corpus()
+    here = evaluate(model, data, data.validation)
+    there = copy.deepcopy(model).cuda()
+    for _ in range(2):
+        scores = evaluate(there, data, data.validation, device="cuda")
+        np.testing.assert_allclose(scores.text_nll, here.text_nll, rtol=1e-5)

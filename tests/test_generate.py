@@ -86,6 +86,49 @@ def test_the_cache_and_the_full_pass_write_the_same_texts(model: Model) -> None:
     assert sample(Plain(), **given) == sample(model.double(), **given)
 
 
+def test_a_step_of_one_shape_for_all_positions_writes_the_same_texts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GPU replays it: the whole cache, rows kept to the end, a look only now and then."""
+    model = model.double()
+    given = {"n": 9, "temperatures": [0.0, 0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
+    grown = sample_sets(model, **given)
+    made: list[int] = []
+    plain = model.step_at
+    monkeypatch.setattr(model, "step_at", lambda *args: (made.append(1), plain(*args))[1])
+    monkeypatch.setattr(generate, "_decode", generate._decode_captured)
+    still = sample_sets(model, **given)
+    for temperature, drawn in grown.items():
+        assert still[temperature].texts == drawn.texts
+        assert still[temperature].entropy == pytest.approx(drawn.entropy, rel=1e-9)
+        assert still[temperature].self_nll == pytest.approx(drawn.self_nll, rel=1e-9)
+    longest = max(len(text) + 1 for drawn in grown.values() for text in drawn.texts)
+    assert len(made) == min(39, -(-longest // generate.LOOK_EVERY) * generate.LOOK_EVERY)
+
+
+def test_captured_decoding_leaves_the_settings_of_determinism_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "_decode", generate._decode_captured)
+    for strictly in (False, True):
+        torch.use_deterministic_algorithms(True, warn_only=not strictly)
+        try:
+            sample(model, 1, [1.0], seed=0, tokenizer=Ids(), seq_len=4)
+            assert torch.are_deterministic_algorithms_enabled()
+            assert torch.is_deterministic_algorithms_warn_only_enabled() is not strictly
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_writes_the_same_texts_by_replaying_one_step(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model.double().cuda()
+    given = {"n": 9, "temperatures": [0.0, 0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
+    captures: list[object] = []
+    capture = generate.capture
+    monkeypatch.setattr(generate, "capture", lambda *args: captures.append(capture(*args)) or captures[-1])
+    replayed = sample(model, **given)
+    assert captures and None not in captures
+    assert replayed == sample(model.cpu(), **given)
+
+
 def test_temperature_zero_is_the_most_likely_token(model: Model) -> None:
     model.double().eval()
     (text,) = sample(model, 1, [0.0], seed=0, tokenizer=Ids(), seq_len=40)[0.0]

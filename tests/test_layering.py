@@ -70,7 +70,7 @@ def own_closure(name: str) -> set[str]:
 
 def test_the_walk_sees_imports() -> None:
     assert len(of("models")) > 1 and len(of("harness")) > 30 and len(of("reports")) > 10
-    assert "torch" in tops("harness.train") and "harness.data.batches.Order" in imports("harness.train")
+    assert "torch" in tops("harness.step") and "harness.data.batches.Order" in imports("harness.train")
     assert "mlflow.MlflowClient" in imports("harness.tracking_store") - imports("harness.tracking_store", late=False)
     assert "harness.analysis.learning_rate" in own_closure("harness.stages")
 

@@ -1,0 +1,172 @@
+"""A training step as one graph of kernels that a GPU replays: forward, backward, norm, clip and update of one shape of run.
+
+A step of many small kernels takes as long as a host needs to launch them, which up to some millions of parameters is most of the time. Per
+size of batch the step is made once as it is, which warms up all that it uses, then captured at the second such batch and replayed from
+there on. Whatever changes from step to step is read from the same few tensors on the device. On other devices it is made as it is.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from harness.data.filled import NO_TARGET, Size, filled
+from harness.evaluate import packed_logits
+from harness.graphs import capture, generator, usable
+from harness.runspec import RunSpec
+from harness.state import State
+from harness.step import autocast, clipped
+
+log = logging.getLogger(__name__)
+
+
+class CapturedStep:
+    """The step of a run's shape, on weights of its own that stay where they are: other runs of the shape move in with `adopt`.
+
+    `batch`, (2, B + 1), describes the step's batch (`filled.table`); `rates`, (groups,), are those of the optimizer's groups; `out` is loss
+    and gradient norm after the step. `capturing_s`: seconds that captures took.
+    """
+
+    def __init__(self, spec: RunSpec, state: State, ids: Tensor, texts: int, device: str) -> None:
+        """`ids`: of all training texts, on the device. `texts`: of a batch, at most."""
+        self.spec, self.model, self.optimizer, self.ids, self.device = spec, state.model, state.optimizer, ids, device
+        self.batch = torch.zeros(2, texts + 1, dtype=torch.int64, device=device)
+        self.rates = torch.zeros(len(self.optimizer.param_groups), device=device)
+        self.out = torch.zeros(2, device=device)
+        self.capturing_s = 0.0
+        self._is_cuda = torch.device(device).type == "cuda"
+        self._stream = torch.cuda.Stream() if self._is_cuda else None  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle() if self._is_cuda else None
+        # None until the second batch of a size.
+        self._graphs: dict[Size, torch.cuda.CUDAGraph | None] = {}
+        self._strictly = True
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate
+        _begin_moments(self.optimizer)
+        self._moving = [*self.model.parameters(), *_moments(self.optimizer)]
+        self._marked: list[Tensor] = []
+
+    def adopt(self, state: State) -> None:
+        """Take over the weights and moments of a run of this shape; the run's state has these from here on."""
+        if state.model is not self.model:
+            _begin_moments(state.optimizer)
+            _copy(self._moving, [*state.model.parameters(), *_moments(state.optimizer)])
+            state.model, state.optimizer = self.model, self.optimizer
+
+    def on_stream(self) -> AbstractContextManager[Any]:
+        """Where steps are made: off the stream that can't be captured."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def wait(self) -> None:
+        """Have the next step come after all that the device was given elsewhere; the host doesn't wait."""
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())
+
+    def mark(self) -> None:
+        """Keep weights and moments as they are, on the device."""
+        if not self._marked:
+            self._marked = [torch.empty_like(tensor) for tensor in self._moving]
+        with self.on_stream():
+            _copy(self._marked, self._moving)
+
+    def rewind(self) -> None:
+        """Weights and moments as they were at the last mark."""
+        with self.on_stream():
+            _copy(self._moving, self._marked)
+
+    def make(self, size: Size, seed: int) -> None:
+        """One step on what `batch` and `rates` hold; what it draws depends on the seed and the size."""
+        if self._is_cuda and usable() and size in self._graphs and self._graphs[size] is None:
+            self._capture(size)
+        # A replay reads seed and place of this generator from the host when it begins, as a kernel does that is launched by itself.
+        self._seed(seed)
+        graph = self._graphs.setdefault(size, None)
+        if graph is not None and usable():
+            graph.replay()
+        else:
+            self._plainly(size, seed)
+
+    def _seed(self, seed: int) -> None:
+        (generator() if self._is_cuda else torch.default_generator).manual_seed(seed)
+
+    def _plainly(self, size: Size, seed: int) -> None:
+        try:
+            self._step(size)
+        except RuntimeError as error:
+            # Before anything has changed: the update comes last.
+            if not self._strictly or "deterministic" not in str(error):
+                raise
+            self._strictly = False
+            log.warning("A step can't repeat its sums in one order on this device (%s): a resumed run may differ in its last bits.", error)
+            self._seed(seed)
+            self._step(size)
+
+    def _capture(self, size: Size) -> None:
+        started = perf_counter()
+        assert self._stream is not None
+        with _capturable(self.optimizer):
+            self._graphs[size] = capture(lambda: self._step(size), self._stream, self._pool)
+        self.capturing_s += perf_counter() - started
+
+    def _step(self, size: Size) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        with _in_one_order(self._strictly):
+            batch = filled(self.ids, self.batch, size)
+            assert batch.targets_N is not None
+            with autocast(self.spec, self.device):
+                logits_NV = packed_logits(self.model, batch)
+            # The mean over real tokens, whose number need not be known.
+            loss = F.cross_entropy(logits_NV.float(), batch.targets_N, ignore_index=NO_TARGET)
+            loss.backward()  # type: ignore[no-untyped-call]
+            grad_norm = clipped(self.spec, self.model)
+            self.optimizer.step()
+            self.out.copy_(torch.stack((loss.detach(), grad_norm)))
+
+
+def _begin_moments(optimizer: torch.optim.Optimizer) -> None:
+    """What AdamW makes at its first step."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if not optimizer.state[weight]:
+                zeros = {name: torch.zeros_like(weight, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[weight] = {"step": torch.zeros((), device=weight.device)} | zeros
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [value for group in optimizer.param_groups for weight in group["params"] for _, value in sorted(optimizer.state[weight].items())]
+
+
+@torch.no_grad()
+def _copy(to: list[Tensor], from_: list[Tensor]) -> None:
+    torch._foreach_copy_(to, from_)
+
+
+@contextmanager
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """AdamW as fused computes the same either way, and wants to be told when it is captured and when it isn't."""
+    for group in optimizer.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimizer.param_groups:
+            group["capturable"] = False
+
+
+@contextmanager
+def _in_one_order(strictly: bool) -> Iterator[None]:
+    """Where sums are to be repeated in one order, have attention do so too, which at a mere warning prefers speed."""
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    if not (strictly and warns and torch.are_deterministic_algorithms_enabled()):
+        yield
+        return
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,168 @@
+"""How a run makes its steps and learns what they gave: at once, or for many steps together, so that a device never waits for the host.
+
+A stepper moves a run's weights; what a step means for the run (divergence, counts, points) is said by the run, in order, in either way. To
+the record there is no difference: whatever is told or kept is preceded by `settle`.
+"""
+
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from harness.context import Context
+from harness.data.corpus import Encoded
+from harness.runspec import RunSpec
+from harness.state import State
+from harness.step import forward_backward, update
+
+# Steps of which nothing is known yet, at most; and seconds that they may take together, since whoever stops a run waits for them.
+MOST_UNREAD = 200
+UNREAD_S = 1.0
+FIRST_UNREAD = 8
+
+
+class Stepped(Protocol):
+    """What a stepper needs of a run (`harness.train.Run`)."""
+
+    spec: RunSpec
+    context: Context
+    state: State
+    texts: Encoded
+
+    def rows(self) -> np.ndarray:
+        """The texts of the next step."""
+
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+
+    def diverges(self, loss: float, grad_norm: float) -> bool:
+        """Whether the next step shows that the run has left the path, which ends it before the step counts."""
+
+    def count(self, loss: float, grad_norm: float, seconds: float) -> None:
+        """The next step has been made, in so many seconds of this run's own."""
+
+
+class Stepper(Protocol):
+    """Makes a run's steps. `unread`: how many have been made that the run has not counted yet; `full`: no further one before `settle`."""
+
+    unread: int
+
+    @property
+    def full(self) -> bool:
+        """Whether what was made has to be read before the next step."""
+
+    def step(self) -> None:
+        """Make one step more."""
+
+    def settle(self) -> None:
+        """Have the run count all steps that were made; if it diverges at one of them, all is as before that one."""
+
+    def close(self) -> None:
+        """The run's training is over, or goes on elsewhere."""
+
+
+class Immediate:
+    """One step at a time, checked before its update."""
+
+    unread, full = 0, False
+
+    def __init__(self, run: Stepped) -> None:
+        self._run = run
+
+    def step(self) -> None:
+        """Make a step, and have it counted."""
+        run, started = self._run, perf_counter()
+        with run.state.timing("training"):
+            step, device = run.state.step + 1, run.context.device
+            loss, grad_norm = forward_backward(run.spec, run.state, run.texts, run.rows(), step, device, run.context.micro_batches)
+            if not run.diverges(loss, grad_norm):
+                update(run.state, run.rate())
+                run.count(loss, grad_norm, perf_counter() - started)
+
+    def settle(self) -> None:
+        """There is nothing that isn't counted."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Work(Protocol):
+    """Steps on a device, none of which waits for the host. Steps are counted from 1."""
+
+    @property
+    def capturing_s(self) -> float:
+        """Seconds that captures have taken so far."""
+
+    def launch(self, step: int) -> None:
+        """Begin a step, its update included; whether it has diverged isn't asked."""
+
+    def read(self) -> list[tuple[float, float]]:
+        """Wait for all that was launched since the last reading: loss and gradient norm of each step."""
+
+    def mark(self) -> None:
+        """Keep weights and moments as they are, for `rewind`."""
+
+    def rewind(self) -> None:
+        """Weights and moments as they were at the last mark."""
+
+    def close(self) -> None:
+        """Let go of the run's weights, which stay as they are."""
+
+
+class Deferred:
+    """Many steps ahead of what is known of them. One that shows divergence is found later, and what came after it is undone.
+
+    Undoing goes back to the mark before the first unread step and makes the good ones again: rare, and bit by bit what was.
+    """
+
+    def __init__(self, run: Stepped, work: Work) -> None:
+        self._run, self._work = run, work
+        self.unread = 0
+        self._most, self._seconds = FIRST_UNREAD, 0.0
+
+    @property
+    def full(self) -> bool:
+        """Whether as many are unread as may be."""
+        return self.unread >= self._most
+
+    def step(self) -> None:
+        """Begin one step more."""
+        started, before_s = perf_counter(), self._work.capturing_s
+        with self._run.state.timing("training"):
+            if not self.unread:
+                self._work.mark()
+            self._work.launch(self._run.state.step + self.unread + 1)
+        self.unread += 1
+        captured_s = self._work.capturing_s - before_s
+        self._run.state.moved("training", "capturing", captured_s)
+        self._run.state.spent_s += captured_s
+        self._seconds += perf_counter() - started - captured_s
+
+    def settle(self) -> None:
+        """Wait for what was begun, and have it counted in order."""
+        if not self.unread:
+            return
+        state, started = self._run.state, perf_counter()
+        with state.timing("training"):
+            results = self._work.read()
+        each_s = (self._seconds + perf_counter() - started) / len(results)
+        self.unread, self._seconds = 0, 0.0
+        self._most = min(MOST_UNREAD, max(1, int(UNREAD_S / max(each_s, 1e-9))))
+        for done, (loss, grad_norm) in enumerate(results):
+            if self._run.diverges(loss, grad_norm):
+                self._go_back(done)
+                return
+            self._run.count(loss, grad_norm, each_s)
+
+    def close(self) -> None:
+        """Count what was made, and let go of the device's share."""
+        self.settle()
+        self._work.close()
+
+    def _go_back(self, good: int) -> None:
+        """To where the first `good` steps since the mark had been made: the last that the run has counted."""
+        self._work.rewind()
+        for step in range(self._run.state.step - good, self._run.state.step):
+            self._work.launch(step + 1)
+        if good:
+            self._work.read()
