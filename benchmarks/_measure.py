@@ -127,9 +127,8 @@ def machine() -> dict[str, Any]:
         "cpu": environment.cpu_name(),
         "machine": environment.describe("cpu"),
         "versions": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
-        "load_average_1min": round(load, 2),
         # Before anything was measured: other work on the machine makes times, and somewhat less their ratios, unreliable.
-        "under_load": load > 1.0,
+        "load_average_1min": round(load, 2),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "commit": environment.git().get("commit"),
     }

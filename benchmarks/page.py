@@ -27,6 +27,8 @@ NOTEBOOK: dict[str, tuple[str, str, Sequence[float]]] = {
     "evaluation_and_samples_of_training": ("evaluation and samples, of training", "{:.1%}", (0.05, 0.05, 0.05, 0.05)),
     "peak_memory_ratio": ("peak memory of the process", "{:.0%}", (1, 1, 1, 0.25)),
 }
+# A benchmark just before, of one or two processes, leaves a load of as many.
+BUSY = 2.5
 AT_MOST = frozenset({"evaluation_and_samples_of_training", "peak_memory_ratio"})
 # Hugging Face's Trainer and Lightning; sixteen learning rates against one run, on two processes.
 PEERS_TARGET = (3, 3, 0, 0)
@@ -66,7 +68,8 @@ def grid(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def where(result: Results) -> str:
     """What a result was measured on, and when."""
     on = result["machine"]
-    busy = f", **while other work kept it busy** (load {on['load_average_1min']:.1f})" if on["under_load"] else ""
+    load = on["load_average_1min"]
+    busy = f", **while other work kept it busy** (load {load:.1f})" if load > BUSY else ""
     data = result.get("data", {})
     texts = f" {data['train_texts']:,} texts of {data['mean_length']:.0f} tokens on average ({data['source']})." if data else ""
     return f"{on['date'][:10]}, {on['cpu']}, {on['machine'].split(', ')[1]}, torch {on['versions']['torch']}{busy}.{texts}"

@@ -15,7 +15,7 @@ from harness.record import Record
 
 MACHINE = {
     "cpu": "Some CPU", "machine": "CPU, 2 cores, Linux x86_64", "versions": {"torch": "2.13.0"}, "load_average_1min": 3.25,
-    "under_load": True, "date": "2026-11-20T10:00:00+00:00", "commit": "0123",
+    "date": "2026-11-20T10:00:00+00:00", "commit": "0123",
 }  # fmt: skip
 
 
