@@ -38,9 +38,9 @@ def test_every_run_of_a_study_comes_out_to_the_last_bit(root: Path, record: Reco
 
 
 def test_a_change_of_the_code_is_found_where_it_first_shows(root: Path, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import train
+    from harness import step
 
-    monkeypatch.setattr(train, "step_seed", lambda seed, step: seed + step)
+    monkeypatch.setattr(step, "step_seed", lambda seed, number: seed + number)
     key = next(key for key, event in record.selected.items() if event["stage"] == "ladder")
     made = repeat(root, key)
     assert not made.is_same and made.same_weights is False and made.differences

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness import train as training
+from harness import step as one_step
 from harness.evaluate import packed_logits
 from harness.record import Record
 from harness.tries import TRIES
@@ -24,7 +24,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, most_tokens: int, error: BaseExcept
             raise error
         return packed_logits(model, batch)
 
-    monkeypatch.setattr(training, "packed_logits", forward)
+    monkeypatch.setattr(one_step, "packed_logits", forward)
 
 
 def statuses(record: Record) -> Counter[str]:

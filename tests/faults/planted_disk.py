@@ -131,14 +131,14 @@ BACK = f"{RESUME}::test_everything_that_moves_is_kept_and_put_back"
 IN_TRAINING = (
     planted(
         "dropout draws from the global generator",
-        "train",
+        "step",
         "        torch.manual_seed(step_seed(spec.seed, step))\n",
         "",
         STAYS,
     ),
     planted(
         "every step has the same dropout masks",
-        "train",
+        "step",
         "SeedSequence([seed, step])",
         "SeedSequence([seed])",
         f"{TRAIN}::test_dropout_masks_follow_from_seed_and_step_alone",
@@ -243,15 +243,15 @@ IN_TRAINING = (
     ),
     planted(
         "a part of a batch counts as any other",
-        "train",
+        "step",
         "* (n / int(lengths.sum()))",
         "/ min(micro_batches, len(rows))",
         f"{TRIES}::test_a_batch_in_parts_is_the_same_batch",
     ),
     planted(
         "every part of a batch has masks of its own",
-        "train",
-        "part_of_batch(state.model, first, int(lengths.sum()))",
+        "step",
+        "part_of_batch(state.model, first, drawn_tokens(int(lengths.sum()), device))",
         "part_of_batch(state.model, 0, n)",
         f"{TRIES}::test_a_batch_in_parts_is_the_same_batch",
     ),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness import evaluate as evaluating
 from harness import memory
-from harness import train as training
+from harness import step as one_step
 from harness.evaluate import packed_logits
 from harness.journal import read
 from harness.record import Record
@@ -53,7 +53,7 @@ def test_a_number_that_is_not_finite_ends_the_run_with_its_step(
 ) -> None:
     fault(Row.DIVERGENCE)
     study = inline.prepared(search=None, seeds=1)
-    spoiled(monkeypatch, training, spoil, calls=3)
+    spoiled(monkeypatch, one_step, spoil, calls=3)
     record = inline.run(study, tmp_path)
     (key,) = record.selected
     assert (record.ended[key]["status"], record.ended[key]["steps"]) == ("diverged", 3)
@@ -135,7 +135,7 @@ def test_out_of_memory_is_tried_with_half_the_micro_batch_from_where_the_run_was
             raise error
         return packed_logits(model, batch)
 
-    monkeypatch.setattr(training, "packed_logits", forward)
+    monkeypatch.setattr(one_step, "packed_logits", forward)
     record: Record = inline.run(study, tmp_path / "short")
     (key,) = record.selected
     assert record.ended[key]["status"] == "completed" and seen == [8] * 5 + [4] * 4
