@@ -17,7 +17,7 @@ from benchmarks._setup import RUNGS, corpus, run_spec
 from harness.crew import Crew
 from harness.data.batches import Order, pack
 from harness.state import start
-from harness.train import forward_backward, step_seed, update
+from harness.step import forward_backward, step_seed, update
 
 ROUNDS = {"87k": 7, "557k": 5, "5M": 3, "10M": 3}
 # Steps of a crew in memory at once: weights, gradients and moments of each member, and what its batch keeps for the backward pass.

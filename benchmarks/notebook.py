@@ -23,7 +23,7 @@ from harness.data.corpus import Corpus
 from harness.evaluate import evaluate
 from harness.generate import sample
 from harness.state import start
-from harness.train import forward_backward, update
+from harness.step import forward_backward, update
 
 ROUNDS = {"87k": 15, "557k": 11, "5M": 5, "10M": 3}
 # Turns of evaluation and of sampling, which take as long as many steps.

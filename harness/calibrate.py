@@ -18,7 +18,7 @@ from harness.generate import sample
 from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.state import State, start
-from harness.train import forward_backward, update
+from harness.step import forward_backward, update
 
 # Long enough to see past the first, slow calls; a large shape is measured on fewer texts rather than for longer.
 MEASURE_S = 1.0

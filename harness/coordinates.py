@@ -22,7 +22,7 @@ from harness.evaluate import packed_logits
 from harness.ladder import Rung
 from harness.runspec import RunSpec
 from harness.state import State, start
-from harness.train import forward_backward, update
+from harness.step import forward_backward, update
 
 MULTIPLES = (1, 2, 4, 8)
 STEPS = 10

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.data.filled import drawn_tokens
 from harness.runspec import RunSpec
 from harness.state import State, group_facts, set_rate, start
-from harness.train import autocast
+from harness.step import autocast
 from models._layers import Packed
 from models._stacked import StackedModel, losses, stack
 from models.decoder import Model

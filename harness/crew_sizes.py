@@ -19,8 +19,8 @@ from harness.errors import PreflightError
 from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.spec import Study
+from harness.step import step_seed
 from harness.together import TOKEN_MULTIPLE
-from harness.train import step_seed
 from harness.workers import Pool, Task, cause_of
 
 STEPS = 5

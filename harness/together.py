@@ -13,7 +13,8 @@ from harness.context import Context, StopRun
 from harness.crew import Crew
 from harness.data.batches import pack
 from harness.runspec import RunSpec
-from harness.train import Outcome, Run, step_seed
+from harness.step import step_seed
+from harness.train import Outcome, Run
 
 # Away from a CPU, batches are filled up to a multiple of so many tokens: few sizes occur, whose kernels are chosen once.
 TOKEN_MULTIPLE = 256

@@ -21,10 +21,10 @@ from harness.data.corpus import Encoded
 from harness.milestones import ended_by, evaluate_now, final_metrics, scores_so_far
 from harness.runspec import RunSpec
 from harness.state import State, restore, snapshot, start
-from harness.step import autocast, forward_backward, rate_at, step_seed, update
+from harness.step import rate_at
 from harness.stepping import Deferred, Immediate, Stepper
 
-__all__ = ["Outcome", "Run", "autocast", "forward_backward", "outcome_fields", "step_seed", "train", "update"]
+__all__ = ["Outcome", "Run", "outcome_fields", "train"]
 
 # Steps at the start of a run, and after an evaluation, that say nothing about its speed.
 WARM_UP_STEPS = 3

@@ -12,7 +12,7 @@ from harness.crew import Crew, together
 from harness.data.batches import Order, pack
 from harness.runspec import RunSpec
 from harness.state import State, restore, snapshot, start
-from harness.train import forward_backward, step_seed, update
+from harness.step import forward_backward, step_seed, update
 from models import _cpu, _stacked, decoder
 from models._layers import Packed
 from models._stacked import NO_TARGET, StackedModel, stack

@@ -16,7 +16,7 @@ from harness.results import from_record
 from harness.runspec import RunSpec
 from harness.spec import ModelSpec, Shape
 from harness.state import restore, snapshot, start
-from harness.train import update
+from harness.step import update
 from models import decoder
 from models._mup import Base, by_rate
 from models.decoder import FAMILIES, Model

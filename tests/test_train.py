@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from harness import accounting, plugins
+from harness import step as one_step
 from harness import train as training
 from harness.checkpoint import load_weights
 from harness.data.batches import Order
@@ -67,7 +68,7 @@ def gradients(one: Any, step: int, disturb: bool) -> dict[str, torch.Tensor]:
     state = training.start(one, "cpu")
     if disturb:
         torch.rand(1234)
-    training.forward_backward(one, state, tiny.corpus().train, np.arange(8), step, "cpu")
+    one_step.forward_backward(one, state, tiny.corpus().train, np.arange(8), step, "cpu")
     return {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
 
 
@@ -78,7 +79,7 @@ def test_dropout_masks_follow_from_seed_and_step_alone() -> None:
     assert any(not torch.equal(same[name], later[name]) for name in same)
     masks = set()
     for seed, step in ((0, 3), (1, 3), (0, 4), (3, 0)):
-        torch.manual_seed(training.step_seed(seed, step))
+        torch.manual_seed(one_step.step_seed(seed, step))
         masks.add(tuple(torch.rand(4).tolist()))
     assert len(masks) == 4
 
@@ -195,7 +196,7 @@ def test_padding_can_be_learned_and_real_tokens_are_scored_beside_it(tmp_path: P
 
 def test_clipping_bounds_the_step_and_reports_the_norm_before_it() -> None:
     state = training.start(tiny.spec(grad_clip=0.1), "cpu")
-    _, norm = training.forward_backward(tiny.spec(grad_clip=0.1), state, tiny.corpus().train, np.arange(8), 1, "cpu")
+    _, norm = one_step.forward_backward(tiny.spec(grad_clip=0.1), state, tiny.corpus().train, np.arange(8), 1, "cpu")
     after = torch.nn.utils.get_total_norm([p.grad for p in state.model.parameters() if p.grad is not None])
     assert norm > 0.2 and float(after) == pytest.approx(0.1, rel=1e-3)
 
