@@ -130,3 +130,15 @@ def test_a_held_out_rung_that_was_named_after_its_training_is_said_to_be_no_pred
     assert f"the plan named {named}" in held_out_sentence(results) and "no prediction made beforehand" in held_out_sentence(results)
     assert "unlocked" in rules(results)
     assert json.loads(exact.render(results))["fits"]["lock"] == {"rung": "2M", "then": then}
+
+
+def test_the_fitted_limit_is_set_against_the_known_one() -> None:
+    results = equal_compute()
+    found = fits(results)
+    assert found.surface is not None
+    bounds = {"log-Huber": found.surface.log_huber.constants["E"], "VPNLS": found.surface.vpnls.constants["E"]}
+    outside = [name for name, E in bounds.items() if not E.low <= found.floor <= E.high]
+    (said,) = [line for line in text_of(results).splitlines() if "best possible loss on these texts is known" in line]
+    assert ("inside of E's interval by both" in said) == (not outside) and all(name in said for name in outside)
+    far = text_of(replace(results, data=results.data | {"floor": results.data["floor"] | {"loss": 0.3}}))
+    assert "0.30" in far and "outside of E's interval by log-Huber and VPNLS" in far
