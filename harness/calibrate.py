@@ -44,9 +44,9 @@ def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: s
 
 def _step_s(spec: RunSpec, state: State, corpus: Corpus, device: str) -> float:
     """Seconds per training step; the first, which warms up, is counted only where it alone takes all the time."""
-    work = ahead_of(spec, state, Context(corpus, emit=lambda event, fields: None, device=device))
+    work = ahead_of([spec], [state], silent(corpus, device))
     if work is not None:
-        return _ahead_s(work, min(spec.steps, AHEAD_STEPS))
+        return ahead_s(work, min(spec.steps, AHEAD_STEPS))
     # Two whole steps, the second with the optimizer's moments in place, show all the memory that a run takes.
     order = Order(corpus.train.n_texts, spec.batch_size, spec.seed)
     times: list[float] = []
@@ -63,8 +63,13 @@ def _step_s(spec: RunSpec, state: State, corpus: Corpus, device: str) -> float:
     return float(np.median(times[1:]))
 
 
-def _ahead_s(work: Ahead, steps: int) -> float:
-    """The same where steps are made ahead: captures, which a run has once, left out."""
+def silent(corpus: Corpus, device: str) -> Context:
+    """For steps of which no one is told."""
+    return Context(corpus, emit=lambda event, fields: None, device=device)
+
+
+def ahead_s(work: Ahead, steps: int) -> float:
+    """Seconds of a step, of the run or of all members, where steps are made ahead: captures, which a shape has once, left out."""
     times = []
     for _ in range(AHEAD_TURNS):
         work.mark()

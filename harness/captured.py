@@ -1,12 +1,14 @@
-"""A training step as one graph of kernels that a GPU replays: forward, backward, norm, clip and update of one shape of run.
+"""A training step as one graph of kernels that a GPU replays: forward, backward, norm, clip and update of a run, or of a crew of runs.
 
 A step of many small kernels takes as long as a host needs to launch them, which up to some millions of parameters is most of the time. Per
 size of batch the step is made once as it is, which warms up all that it uses, then captured at the second such batch and replayed from
 there on. Whatever changes from step to step is read from the same few tensors on the device. On other devices it is made as it is.
+Shapes: K members of a crew, or the one run, and B texts of a batch at most.
 """
 
 import logging
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -15,29 +17,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.data.filled import NO_TARGET, Size, filled
+from harness.crew import Crew
+from harness.data.filled import Size, filled, filled_together
 from harness.evaluate import packed_logits
 from harness.graphs import capture, generator, usable
 from harness.runspec import RunSpec
 from harness.state import State
 from harness.step import autocast, clipped
+from models._stacked import NO_TARGET
 
 log = logging.getLogger(__name__)
 
 
-class CapturedStep:
-    """The step of a run's shape, on weights of its own that stay where they are: other runs of the shape move in with `adopt`.
+class CapturedStep(ABC):
+    """The step of a shape, on weights that stay where they are: other runs of the shape move in with `adopt`.
 
-    `batch`, (2, B + 1), describes the step's batch (`filled.table`); `rates`, (groups,), are those of the optimizer's groups; `out` is loss
-    and gradient norm after the step. `capturing_s`: seconds that captures took.
+    `batch`, (K, 2, B + 1), describes the step's batches (`filled.table`); `rates`, (groups,), are those of the optimizer's groups; `out`,
+    (2, K), is loss and gradient norm after the step. `capturing_s`: seconds that captures took.
     """
 
-    def __init__(self, spec: RunSpec, state: State, ids: Tensor, texts: int, device: str) -> None:
+    def __init__(self, ids: Tensor, texts: int, device: str, members: int, optimizer: torch.optim.Optimizer) -> None:
         """`ids`: of all training texts, on the device. `texts`: of a batch, at most."""
-        self.spec, self.model, self.optimizer, self.ids, self.device = spec, state.model, state.optimizer, ids, device
-        self.batch = torch.zeros(2, texts + 1, dtype=torch.int64, device=device)
-        self.rates = torch.zeros(len(self.optimizer.param_groups), device=device)
-        self.out = torch.zeros(2, device=device)
+        self.ids, self.device, self.optimizer = ids, device, optimizer
+        self.batch = torch.zeros(members, 2, texts + 1, dtype=torch.int64, device=device)
+        self.rates = torch.zeros(len(optimizer.param_groups), device=device)
+        self.out = torch.zeros(2, members, device=device)
         self.capturing_s = 0.0
         self._is_cuda = torch.device(device).type == "cuda"
         self._stream = torch.cuda.Stream() if self._is_cuda else None  # type: ignore[no-untyped-call]
@@ -45,18 +49,27 @@ class CapturedStep:
         # None until the second batch of a size.
         self._graphs: dict[Size, torch.cuda.CUDAGraph | None] = {}
         self._strictly = True
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate
-        _begin_moments(self.optimizer)
-        self._moving = [*self.model.parameters(), *_moments(self.optimizer)]
+        _begin_moments(optimizer)
+        self._moving = [*self._weights(), *_moments(optimizer)]
         self._marked: list[Tensor] = []
 
-    def adopt(self, state: State) -> None:
-        """Take over the weights and moments of a run of this shape; the run's state has these from here on."""
-        if state.model is not self.model:
-            _begin_moments(state.optimizer)
-            _copy(self._moving, [*state.model.parameters(), *_moments(state.optimizer)])
-            state.model, state.optimizer = self.model, self.optimizer
+    @abstractmethod
+    def adopt(self, specs: Sequence[RunSpec], states: Sequence[State]) -> None:
+        """Take over the weights and moments of runs of this shape; their states have these from here on."""
+
+    @abstractmethod
+    def _weights(self) -> list[Tensor]:
+        """What the optimizer moves."""
+
+    @abstractmethod
+    def _draw(self, size: Size, seeds: Sequence[int], drawn: Sequence[int]) -> None:
+        """Have what the next step draws follow from these seeds."""
+
+    @abstractmethod
+    def _gradients(self, size: Size) -> Tensor:
+        """Losses and gradient norms of the batches, (2, K); the gradients are in place, clipped where that is asked for."""
 
     def on_stream(self) -> AbstractContextManager[Any]:
         """Where steps are made: off the stream that can't be captured."""
@@ -79,22 +92,21 @@ class CapturedStep:
         with self.on_stream():
             _copy(self._moving, self._marked)
 
-    def make(self, size: Size, seed: int) -> None:
-        """One step on what `batch` and `rates` hold; what it draws depends on the seed and the size."""
+    def make(self, size: Size, seeds: Sequence[int], drawn: Sequence[int]) -> None:
+        """One step on what `batch` and `rates` hold; what a member draws depends on its seed and for how many tokens it is drawn."""
         if self._is_cuda and usable() and size in self._graphs and self._graphs[size] is None:
             self._capture(size)
-        # A replay reads seed and place of this generator from the host when it begins, as a kernel does that is launched by itself.
-        self._seed(seed)
+        self._draw(size, seeds, drawn)
         graph = self._graphs.setdefault(size, None)
         if graph is not None and usable():
             graph.replay()
         else:
-            self._plainly(size, seed)
+            self._plainly(size, seeds, drawn)
 
     def _seed(self, seed: int) -> None:
         (generator() if self._is_cuda else torch.default_generator).manual_seed(seed)
 
-    def _plainly(self, size: Size, seed: int) -> None:
+    def _plainly(self, size: Size, seeds: Sequence[int], drawn: Sequence[int]) -> None:
         try:
             self._step(size)
         except RuntimeError as error:
@@ -103,7 +115,7 @@ class CapturedStep:
                 raise
             self._strictly = False
             log.warning("A step can't repeat its sums in one order on this device (%s): a resumed run may differ in its last bits.", error)
-            self._seed(seed)
+            self._draw(size, seeds, drawn)
             self._step(size)
 
     def _capture(self, size: Size) -> None:
@@ -114,18 +126,69 @@ class CapturedStep:
         self.capturing_s += perf_counter() - started
 
     def _step(self, size: Size) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
         with _in_one_order(self._strictly):
-            batch = filled(self.ids, self.batch, size)
-            assert batch.targets_N is not None
-            with autocast(self.spec, self.device):
-                logits_NV = packed_logits(self.model, batch)
-            # The mean over real tokens, whose number need not be known.
-            loss = F.cross_entropy(logits_NV.float(), batch.targets_N, ignore_index=NO_TARGET)
-            loss.backward()  # type: ignore[no-untyped-call]
-            grad_norm = clipped(self.spec, self.model)
+            told = self._gradients(size)
             self.optimizer.step()
-            self.out.copy_(torch.stack((loss.detach(), grad_norm)))
+            self.out.copy_(told)
+
+
+class RunStep(CapturedStep):
+    """The step of a run by itself."""
+
+    def __init__(self, spec: RunSpec, state: State, ids: Tensor, texts: int, device: str) -> None:
+        self.spec, self.model = spec, state.model
+        super().__init__(ids, texts, device, 1, state.optimizer)
+
+    def adopt(self, specs: Sequence[RunSpec], states: Sequence[State]) -> None:
+        (state,) = states
+        if state.model is not self.model:
+            _begin_moments(state.optimizer)
+            _copy(self._moving, [*state.model.parameters(), *_moments(state.optimizer)])
+            state.model, state.optimizer = self.model, self.optimizer
+
+    def _weights(self) -> list[Tensor]:
+        return list(self.model.parameters())
+
+    def _draw(self, size: Size, seeds: Sequence[int], drawn: Sequence[int]) -> None:
+        # A replay reads seed and place of this generator from the host when it begins, as a kernel does that is launched by itself.
+        self._seed(seeds[0])
+
+    def _gradients(self, size: Size) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        batch = filled(self.ids, self.batch[0], size)
+        assert batch.targets_N is not None
+        with autocast(self.spec, self.device):
+            logits_NV = packed_logits(self.model, batch)
+        # The mean over real tokens, whose number need not be known.
+        loss = F.cross_entropy(logits_NV.float(), batch.targets_N, ignore_index=NO_TARGET)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return torch.stack((loss.detach(), clipped(self.spec, self.model)))[:, None]
+
+
+class CrewStep(CapturedStep):
+    """The step of a crew. What its members' dropout keeps is drawn before it, since a graph has one seed."""
+
+    def __init__(self, specs: Sequence[RunSpec], states: Sequence[State], ids: Tensor, texts: int, device: str) -> None:
+        self.crew = Crew(specs, device, states=states)
+        self._kept: dict[Size, Tensor] = {}
+        super().__init__(ids, texts, device, len(specs), self.crew.optimizer)
+
+    def adopt(self, specs: Sequence[RunSpec], states: Sequence[State]) -> None:
+        if self.crew.states != tuple(states):
+            self.crew.take(specs, states)
+
+    def _weights(self) -> list[Tensor]:
+        return [self.crew.model.rows]
+
+    def _draw(self, size: Size, seeds: Sequence[int], drawn: Sequence[int]) -> None:
+        model = self.crew.model
+        if model.dropout:
+            if size not in self._kept:
+                self._kept[size] = model.rows.new_ones(len(seeds), size.tokens, model.shape.d_model)
+            model.draw(self._kept[size], seeds, drawn, self._seed)
+
+    def _gradients(self, size: Size) -> Tensor:
+        return self.crew.gradients(filled_together(self.ids, self.batch, size), self._kept.get(size))
 
 
 def _begin_moments(optimizer: torch.optim.Optimizer) -> None:

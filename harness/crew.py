@@ -1,22 +1,22 @@
 """Several runs of one shape trained together: RunSpecs enter, a step of all of them is one set of kernels, and each is its lone twin.
 
-A member's batch, dropout mask, rate and moments are its own functions of (seed, step). Members leave without touching the others. A crew
-stands for the model and the optimizer of its members; `harness.together` drives it, and all else that a run does is its own.
+A member's batch, dropout mask, rate and moments are its own functions of (seed, step), and none touches another. Where one leaves, the
+others are a new crew. A crew stands for the model and the optimizer of its members; `harness.together` drives it, and all else that a run
+does is its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.data.filled import drawn_tokens
 from harness.runspec import RunSpec
 from harness.state import State, group_facts, set_rate, start
 from harness.step import autocast
 from models._layers import Packed
-from models._stacked import StackedModel, losses, stack
+from models._stacked import StackedBatch, StackedModel, losses, stack
 from models.decoder import Model
 
 # What members may differ in; everything else they share.
@@ -37,7 +37,7 @@ def together(specs: Sequence[RunSpec]) -> bool:
 
 
 class Crew:
-    """Weights, gradients and moments of every member; `specs` and `states` are those that are still in it.
+    """Weights, gradients and moments of every member.
 
     While a run is in the crew, its state's weights and moments are windows on the crew's, evaluated and saved as those of any run.
     """
@@ -47,16 +47,33 @@ class Crew:
         assert together(specs)
         self.specs, self.device, self.token_multiple = tuple(specs), device, token_multiple
         self.states = tuple(states) or tuple(start(spec, device) for spec in specs)
-        self.model = StackedModel([state.model for state in self.states if isinstance(state.model, Model)])
-        self.optimizer = self._new_optimizer([own for state in self.states for own in self._moments(state)])
+        self.model = StackedModel(_models(self.states))
+        self.optimizer = self._new_optimizer()
+        clips = [spec.grad_clip for spec in specs]
+        limits = [torch.inf if clip is None else clip for clip in clips]
+        self._limit_K = None if clips == [None] * len(clips) else torch.tensor(limits, device=device)
         self._open_windows()
 
-    def _new_optimizer(self, moments: Sequence[Moments]) -> torch.optim.AdamW:
+    def take(self, specs: Sequence[RunSpec], states: Sequence[State]) -> None:
+        """Become the crew of other runs, which differ in nothing that the optimizer or a graph of kernels is bound to."""
+        with torch.no_grad():
+            self.model.rows.copy_(self.model.rows_of(_models(states)))
+            for k, state in enumerate(states):
+                for held, own in zip(self._states(k), self._moments(state), strict=True):
+                    for name, moment in own.items():
+                        held[name].copy_(moment)
+        self.specs, self.states = tuple(specs), tuple(states)
+        self._open_windows()
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
         """One group for each member and factor of the rate, whose only parameter is that part of its row: torch's own fused AdamW."""
-        groups = []
-        for spec, row in zip(self.specs, self.model.rows, strict=True):
-            for (factor, _), part in zip(self.model.parts, self._parts(row), strict=True):
-                groups.append({"params": [nn.Parameter(part.detach())], **group_facts(spec, factor)})
+        groups, moments = [], []
+        for spec, state, row, gradient in zip(self.specs, self.states, self.model.rows, self.model.gradients, strict=True):
+            moments += self._moments(state)
+            for (factor, _), part, slope in zip(self.model.parts, self._parts(row), self._parts(gradient), strict=True):
+                weight = nn.Parameter(part.detach())
+                weight.grad = slope
+                groups.append({"params": [weight], **group_facts(spec, factor)})
         optimizer = torch.optim.AdamW(groups, fused=True)
         for group, own in zip(optimizer.param_groups, moments, strict=True):
             optimizer.state[group["params"][0]] = own
@@ -101,47 +118,40 @@ class Crew:
 
     def forward_backward(self, batches: Sequence[Packed], seeds: Sequence[int]) -> tuple[list[float], list[float]]:
         """Gradients of each member's nats a token; its loss and gradient norm (before clipping). `seeds`: of this step's dropout masks."""
-        # Groups save a CPU work; elsewhere one large call beats several small ones.
-        laid_out = batches if self.device == "cpu" else [replace(batch, groups=None) for batch in batches]
-        batch = stack(laid_out, self.token_multiple).to(self.device)
-        drawn = [drawn_tokens(n, self.device) for n in batch.tokens]
-        masks_KNC = self.model.masks(seeds, batch.tokens, batch.ids_KN.shape[1], drawn)
-        with autocast(self.specs[0], self.device):
-            logits_KNV = self.model.forward_packed(batch, masks_KNC)
-        losses_K = losses(logits_KNV, batch)
-        self.model.backward(losses_K.sum())
-        norms_K = self.model.gradients.norm(dim=1)
-        self._clip(norms_K)
+        batch = stack(batches, self.token_multiple).to(self.device)
+        kept_KNC = None
+        if self.model.dropout:
+            kept_KNC = self.model.rows.new_ones(*batch.ids_KN.shape, self.model.shape.d_model)
+            self.model.draw(kept_KNC, seeds, [len(own.ids_N) for own in batches])
         # The only wait for the device in a step.
-        loss, norm = torch.stack((losses_K.detach(), norms_K)).tolist()
+        loss, norm = self.gradients(batch, kept_KNC).tolist()
         return loss, norm
 
-    def _clip(self, norms_K: Tensor) -> None:
-        clips = [spec.grad_clip for spec in self.specs]
-        if any(clip is not None for clip in clips):
-            limit_K = torch.tensor([torch.inf if clip is None else clip for clip in clips], device=norms_K.device)
+    def gradients(self, batch: StackedBatch, kept_KNC: Tensor | None) -> Tensor:
+        """The same, of batches that are on the device: losses and norms, (2, K), for which nothing waits."""
+        with autocast(self.specs[0], self.device):
+            logits_KNV = self.model.forward_packed(batch, kept_KNC)
+        losses_K = losses(logits_KNV, batch.targets_KN)
+        self.model.backward(losses_K.sum())
+        norms_K = self.model.gradients.norm(dim=1)
+        if self._limit_K is not None:
             # As torch.nn.utils.clip_grads_with_norm_ has it.
-            self.model.gradients.mul_((limit_K / (norms_K + 1e-6)).clamp(max=1.0)[:, None])
+            self.model.gradients.mul_((self._limit_K / (norms_K + 1e-6)).clamp(max=1.0)[:, None])
+        return torch.stack((losses_K.detach(), norms_K))
 
     def update(self, rates: Sequence[float]) -> None:
         """One optimizer step, each member at its own rate."""
-        for k, (rate, gradient) in enumerate(zip(rates, self.model.gradients, strict=True)):
+        for k, rate in enumerate(rates):
             set_rate(self._groups(k), rate)
-            for group, part in zip(self._groups(k), self._parts(gradient), strict=True):
-                group["params"][0].grad = part
         self.optimizer.step()
 
-    def keep(self, members: Sequence[int]) -> None:
-        """Go on with these members only. Those that leave keep what they had, as long as they hold it."""
-        moments = [state for k in members for state in self._states(k)]
-        self.specs, self.states = tuple(self.specs[k] for k in members), tuple(self.states[k] for k in members)
-        self.model.keep(members)
-        self.optimizer = self._new_optimizer(moments)
-        self._open_windows()
 
-    def release(self, k: int) -> None:
-        """Let member k go on by itself: its state gets weights and moments of its own."""
-        state = self.states[k]
-        for weight in state.model.parameters():
-            weight.data = weight.data.clone()
-            state.optimizer.state[weight] = {name: value.clone() for name, value in state.optimizer.state[weight].items()}
+def release(state: State) -> None:
+    """Let a member of a crew go on by itself: its state gets weights and moments of its own."""
+    for weight in state.model.parameters():
+        weight.data = weight.data.clone()
+        state.optimizer.state[weight] = {name: value.clone() for name, value in state.optimizer.state[weight].items()}
+
+
+def _models(states: Sequence[State]) -> list[Model]:
+    return [state.model for state in states if isinstance(state.model, Model)]

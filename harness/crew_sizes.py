@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.ahead import ahead_of
+from harness.calibrate import AHEAD_STEPS, ahead_s, silent
 from harness.crew import Crew, together
 from harness.data.batches import Order, pack
 from harness.data.corpus import Corpus
@@ -19,6 +21,7 @@ from harness.errors import PreflightError
 from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.spec import Study
+from harness.state import start
 from harness.step import step_seed
 from harness.together import TOKEN_MULTIPLE
 from harness.workers import Pool, Task, cause_of
@@ -90,7 +93,11 @@ def measure_crews(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> dict
 
 def _step_s(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> float:
     """Seconds of a step of a crew, the first two, which warm up, left out."""
-    crew = Crew(specs, device, 1 if device == "cpu" else TOKEN_MULTIPLE)
+    states = [start(spec, device) for spec in specs]
+    work = ahead_of(specs, states, silent(corpus, device))
+    if work is not None:
+        return ahead_s(work, min(AHEAD_STEPS, *(spec.steps for spec in specs)))
+    crew = Crew(specs, device, 1 if device == "cpu" else TOKEN_MULTIPLE, states)
     orders = [Order(corpus.train.n_texts, spec.batch_size, spec.seed) for spec in specs]
     times = []
     for step in range(1, STEPS + 3):
@@ -98,7 +105,5 @@ def _step_s(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> float:
         batches = [pack(corpus.train, order.rows(step - 1)) for order in orders]
         crew.forward_backward(batches, [step_seed(spec.seed, step) for spec in specs])
         crew.update([0.0] * len(specs))
-        if device == "cuda":
-            torch.cuda.synchronize()
         times.append(perf_counter() - started)
     return float(np.median(times[2:]))

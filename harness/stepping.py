@@ -1,10 +1,12 @@
-"""How a run makes its steps and learns what they gave: at once, or for many steps together, so that a device never waits for the host.
+"""How runs make their steps and learn what these gave: at once, or for many steps together, so that a device never waits for the host.
 
-A stepper moves a run's weights; what a step means for the run (divergence, counts, points) is said by the run, in order, in either way. To
-the record there is no difference: whatever is told or kept is preceded by `settle`.
+A stepper moves the weights of a run, or of runs that are a crew; what a step means for a run (divergence, counts, points) is said by the
+run, in order, in either way. To the record there is no difference: whatever is told or kept is preceded by `settle`.
 """
 
-from time import perf_counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter, process_time
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +21,9 @@ from harness.step import forward_backward, update
 MOST_UNREAD = 200
 UNREAD_S = 1.0
 FIRST_UNREAD = 8
+
+# Loss and gradient norm of each run in a step.
+Told = list[tuple[float, float]]
 
 
 class Stepped(Protocol):
@@ -43,7 +48,7 @@ class Stepped(Protocol):
 
 
 class Stepper(Protocol):
-    """Makes a run's steps. `unread`: how many have been made that the run has not counted yet; `full`: no further one before `settle`."""
+    """Makes steps of its runs, all at one step. `unread`: how many they have not counted yet; `full`: no further one before `settle`."""
 
     unread: int
 
@@ -55,10 +60,10 @@ class Stepper(Protocol):
         """Make one step more."""
 
     def settle(self) -> None:
-        """Have the run count all steps that were made; if it diverges at one of them, all is as before that one."""
+        """Have the runs count all steps that were made; if one diverges, none after that step has been made, nor that one of its own."""
 
     def close(self) -> None:
-        """The run's training is over, or goes on elsewhere."""
+        """The runs' training is over, or goes on elsewhere."""
 
 
 class Immediate:
@@ -96,8 +101,8 @@ class Work(Protocol):
     def launch(self, step: int) -> None:
         """Begin a step, its update included; whether it has diverged isn't asked."""
 
-    def read(self) -> list[tuple[float, float]]:
-        """Wait for all that was launched since the last reading: loss and gradient norm of each step."""
+    def read(self) -> list[Told]:
+        """Wait for all that was launched since the last reading: what each step gave."""
 
     def mark(self) -> None:
         """Keep weights and moments as they are, for `rewind`."""
@@ -106,7 +111,7 @@ class Work(Protocol):
         """Weights and moments as they were at the last mark."""
 
     def close(self) -> None:
-        """Let go of the run's weights, which stay as they are."""
+        """Let go of the runs' weights, which stay as they are."""
 
 
 class Deferred:
@@ -115,8 +120,8 @@ class Deferred:
     Undoing goes back to the mark before the first unread step and makes the good ones again: rare, and bit by bit what was.
     """
 
-    def __init__(self, run: Stepped, work: Work) -> None:
-        self._run, self._work = run, work
+    def __init__(self, runs: Sequence[Stepped], work: Work) -> None:
+        self._runs, self._work = runs, work
         self.unread = 0
         self._most, self._seconds = FIRST_UNREAD, 0.0
 
@@ -128,41 +133,70 @@ class Deferred:
     def step(self) -> None:
         """Begin one step more."""
         started, before_s = perf_counter(), self._work.capturing_s
-        with self._run.state.timing("training"):
+        with shared_timing(self._runs, "training"):
             if not self.unread:
                 self._work.mark()
-            self._work.launch(self._run.state.step + self.unread + 1)
+            self._work.launch(self._runs[0].state.step + self.unread + 1)
         self.unread += 1
         captured_s = self._work.capturing_s - before_s
-        self._run.state.moved("training", "capturing", captured_s)
-        self._run.state.spent_s += captured_s
+        for run in self._runs:
+            run.state.moved("training", "capturing", captured_s / len(self._runs))
+            run.state.spent_s += captured_s / len(self._runs)
         self._seconds += perf_counter() - started - captured_s
 
     def settle(self) -> None:
         """Wait for what was begun, and have it counted in order."""
         if not self.unread:
             return
-        state, started = self._run.state, perf_counter()
-        with state.timing("training"):
+        started = perf_counter()
+        with shared_timing(self._runs, "training"):
             results = self._work.read()
-        each_s = (self._seconds + perf_counter() - started) / len(results)
+        step_s = (self._seconds + perf_counter() - started) / len(results)
         self.unread, self._seconds = 0, 0.0
-        self._most = min(MOST_UNREAD, max(1, int(UNREAD_S / max(each_s, 1e-9))))
-        for done, (loss, grad_norm) in enumerate(results):
-            if self._run.diverges(loss, grad_norm):
-                self._go_back(done)
+        self._most = min(MOST_UNREAD, max(1, int(UNREAD_S / max(step_s, 1e-9))))
+        marked = self._runs[0].state.step
+        for done, told in enumerate(results):
+            good = on_path(self._runs, told)
+            if not all(good):
+                # A crew makes this step too: what that does to the weights of one that has diverged is of no account.
+                self._go_back(marked, done + any(good))
+            count(self._runs, told, good, step_s)
+            if not all(good):
                 return
-            self._run.count(loss, grad_norm, each_s)
 
     def close(self) -> None:
         """Count what was made, and let go of the device's share."""
         self.settle()
         self._work.close()
 
-    def _go_back(self, good: int) -> None:
-        """To where the first `good` steps since the mark had been made: the last that the run has counted."""
+    def _go_back(self, marked: int, steps: int) -> None:
+        """To the mark, and make so many steps again."""
         self._work.rewind()
-        for step in range(self._run.state.step - good, self._run.state.step):
+        for step in range(marked, marked + steps):
             self._work.launch(step + 1)
-        if good:
+        if steps:
             self._work.read()
+
+
+@contextmanager
+def shared_timing(runs: Sequence[Stepped], part: str) -> Iterator[None]:
+    """Count what the block takes as seconds of a part of the work, an equal share for each run."""
+    wall, cpu = perf_counter(), process_time()
+    try:
+        yield
+    finally:
+        wall_s, cpu_s = perf_counter() - wall, process_time() - cpu
+        for run in runs:
+            run.state.took(part, wall_s / len(runs), cpu_s / len(runs))
+
+
+def on_path(runs: Sequence[Stepped], told: Told) -> list[bool]:
+    """Which runs the next step shows to be well; the others have diverged."""
+    return [not run.diverges(*own) for run, own in zip(runs, told, strict=True)]
+
+
+def count(runs: Sequence[Stepped], told: Told, good: Sequence[bool], step_s: float) -> None:
+    """A step has been made, in so many seconds: those that are well count it."""
+    for run, own, well in zip(runs, told, good, strict=True):
+        if well:
+            run.count(*own, step_s / len(runs))

@@ -7,13 +7,15 @@ once, by a `Crew`. All are at the same step whenever they are saved, so that the
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from time import perf_counter, process_time
+from time import perf_counter
 
+from harness.ahead import ahead_of
 from harness.context import Context, StopRun
-from harness.crew import Crew
+from harness.crew import Crew, release
 from harness.data.batches import pack
 from harness.runspec import RunSpec
 from harness.step import step_seed
+from harness.stepping import Deferred, Stepper, count, on_path, shared_timing
 from harness.train import Outcome, Run
 
 # Away from a CPU, batches are filled up to a multiple of so many tokens: few sizes occur, whose kernels are chosen once.
@@ -29,6 +31,7 @@ def train_together(specs: Sequence[RunSpec], contexts: Sequence[Context]) -> Ite
     try:
         yield from group.train()
     except StopRun:
+        group.disband()
         for run in group.unfinished():
             yield run.spec, run.stopped()
 
@@ -42,7 +45,7 @@ class _Together:
         never = [replace(context, checkpoint_every_s=math.inf, checkpoint_every_steps=None) for context in contexts]
         self.runs = [Run(spec, context) for spec, context in zip(specs, never, strict=True)]
         self._steps = {id(run): run.steps() for run in self.runs}
-        self._crew: Crew | None = None
+        self._stepper: Stepper | None = None
         self._saved_at, self._saved_step = perf_counter(), self._step
 
     @property
@@ -55,7 +58,11 @@ class _Together:
     def train(self) -> Iterator[tuple[RunSpec, Outcome]]:
         """Round by round: what is due before the next step, the ends of those that are over, the step of the others."""
         while self.runs:
-            if perf_counter() - self._saved_at > self._every_s or self._step - self._saved_step == self._every_steps:
+            # Before any run looks at how it went: whoever turns out to have diverged takes the others back to that step.
+            if self._saves_now or any(run.needs_counts for run in self.runs):
+                for run in self.runs:
+                    run.settle()
+            if self._saves_now:
                 self._keep()
             over = [run for run in self.runs if next(self._steps[id(run)], None) is None]
             if over:
@@ -65,9 +72,23 @@ class _Together:
             elif self.runs:
                 self.runs[0].step()
 
+    def disband(self) -> None:
+        """Every run is by itself from here on, with all its steps counted."""
+        if self._stepper is not None:
+            self._stepper.close()
+            self._stepper = None
+            for run in self.runs:
+                run.moved_by(None)
+                release(run.state)
+
     def unfinished(self) -> list[Run]:
         """Those that have not ended, the ones that only have to be scored last: where such a one is saved, all others are."""
         return sorted(self.runs, key=lambda run: run.state.ended is not None)
+
+    @property
+    def _saves_now(self) -> bool:
+        """Whether all are to be saved."""
+        return perf_counter() - self._saved_at > self._every_s or self._step - self._saved_step == self._every_steps
 
     def _keep(self) -> None:
         """Save all, at the step that they are at."""
@@ -82,12 +103,8 @@ class _Together:
         """
         if len(self.runs) > 1:
             self._keep()
+        self.disband()
         left = [run for run in self.runs if run not in over]
-        if self._crew is not None and len(left) > 1:
-            self._crew.keep([self.runs.index(run) for run in left])
-        elif self._crew is not None and left:
-            self._crew.release(self.runs.index(left[0]))
-            self._crew = None
         self.runs = [*left, *over]
         for run in over:
             outcome = run.end()
@@ -95,18 +112,43 @@ class _Together:
             yield run.spec, outcome
 
     def _make_step(self) -> None:
-        """One step of every run; each is told an equal share of the time."""
-        started, cpu = perf_counter(), process_time()
-        if self._crew is None:
-            multiple = 1 if self._device == "cpu" else TOKEN_MULTIPLE
-            self._crew = Crew([run.spec for run in self.runs], self._device, multiple, [run.state for run in self.runs])
-        batches = [pack(run.texts, run.rows()) for run in self.runs]
-        losses, norms = self._crew.forward_backward(batches, [step_seed(run.spec.seed, run.state.step + 1) for run in self.runs])
-        on_path = [not run.diverges(loss, norm) for run, loss, norm in zip(self.runs, losses, norms, strict=True)]
-        # One that has diverged leaves before the next step; what becomes of its weights touches no other.
-        self._crew.update([run.rate() for run in self.runs])
-        seconds, cpu_s = (perf_counter() - started) / len(self.runs), (process_time() - cpu) / len(self.runs)
-        for run, good, loss, norm in zip(self.runs, on_path, losses, norms, strict=True):
-            run.state.took("training", seconds, cpu_s)
-            if good:
-                run.count(loss, norm, seconds)
+        """One step of every run."""
+        if self._stepper is None:
+            self._stepper = _stepper_of(self.runs, self._device)
+            for run in self.runs:
+                run.moved_by(self._stepper)
+        self._stepper.step()
+
+
+class AtOnce:
+    """One step of a crew at a time, of which all is known when it is over (`stepping.Stepper`)."""
+
+    unread, full = 0, False
+
+    def __init__(self, runs: Sequence[Run], device: str) -> None:
+        self._runs = tuple(runs)
+        multiple = 1 if device == "cpu" else TOKEN_MULTIPLE
+        self._crew = Crew([run.spec for run in runs], device, multiple, [run.state for run in runs])
+
+    def step(self) -> None:
+        """Make a step, and have it counted."""
+        started = perf_counter()
+        with shared_timing(self._runs, "training"):
+            batches = [pack(run.texts, run.rows()) for run in self._runs]
+            seeds = [step_seed(run.spec.seed, run.state.step + 1) for run in self._runs]
+            told = list(zip(*self._crew.forward_backward(batches, seeds), strict=True))
+            good = on_path(self._runs, told)
+            # One that has diverged leaves before the next step; what becomes of its weights touches no other.
+            self._crew.update([run.rate() for run in self._runs])
+        count(self._runs, told, good, perf_counter() - started)
+
+    def settle(self) -> None:
+        """There is nothing that isn't counted."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _stepper_of(runs: Sequence[Run], device: str) -> Stepper:
+    ahead = ahead_of([run.spec for run in runs], [run.state for run in runs], runs[0].context)
+    return AtOnce(runs, device) if ahead is None else Deferred(runs, ahead)

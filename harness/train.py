@@ -94,10 +94,19 @@ class Run:
         """
         while self.state.ended is None:
             saves = self._saves_now()
-            if saves or self._needs_counts():
+            if saves or self.needs_counts:
                 self.settle()
             if self.state.ended is None and self._goes_on(saves):
                 yield self.at + 1
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether what comes next must know how all steps went: an evaluation, the end, or too many that nothing is known of."""
+        return self.at in self._evaluate_at or self.at == self.spec.steps or (self._stepper is not None and self._stepper.full)
+
+    def moved_by(self, stepper: Stepper | None) -> None:
+        """Have one stepper make the steps of this run and of others; None: the run goes on, or ends, by itself."""
+        self._stepper = stepper
 
     def step(self) -> None:
         """Make one step by itself."""
@@ -170,10 +179,6 @@ class Run:
         context = self.context
         return perf_counter() - self._saved_at > context.checkpoint_every_s or self.at - self._saved_step == context.checkpoint_every_steps
 
-    def _needs_counts(self) -> bool:
-        """Whether what comes next must know how all steps went: an evaluation, the end, or too many that nothing is known of."""
-        return self.at in self._evaluate_at or self.at == self.spec.steps or (self._stepper is not None and self._stepper.full)
-
     def _goes_on(self, saves: bool) -> bool:
         """A checkpoint and an evaluation, or the end, where they are due; whether a step follows."""
         state, spec, context = self.state, self.spec, self.context
@@ -219,8 +224,8 @@ class Run:
 
 def stepper_of(run: Run) -> Stepper:
     """What makes the steps of a run that is by itself."""
-    ahead = ahead_of(run.spec, run.state, run.context)
-    return Immediate(run) if ahead is None else Deferred(run, ahead)
+    ahead = ahead_of([run.spec], [run.state], run.context)
+    return Immediate(run) if ahead is None else Deferred([run], ahead)
 
 
 def _time(state: State, texts: Encoded, rows: np.ndarray, seconds: float) -> None:

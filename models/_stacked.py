@@ -5,14 +5,16 @@ dropout mask. Shapes: K members, N tokens of the member that has most, P places 
 else as in `models.decoder`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models._cpu import MAX_LENGTH, Reading, attention, mlp, plain_cpu
+from models._cuda import fused, fuses
 from models._layers import Groups, Packed, pad, rotary, rotate, unpad
 from models._mup import by_rate
 from models.decoder import Model
@@ -25,22 +27,28 @@ NO_TARGET = -100
 class StackedBatch:
     """A batch for each member, filled up to the same number of tokens: `targets_KN` is NO_TARGET where there is none.
 
-    `groups.place_N` counts through all members, (K * N,), each of which has one place more than its texts, for what is filled up.
+    `groups.place_N` counts through the places of all members, (K * N,). `token_P`, where known, is the inverse, (K * P,), as in
+    `_layers.Packed`: fillers have places as tokens have. Otherwise what is filled up shares one place more, the member's last.
     """
 
     ids_KN: Tensor
     position_KN: Tensor
     targets_KN: Tensor
-    tokens: tuple[int, ...]
     length: int
     groups: Groups
+    token_P: Tensor | None = None
+
+    @property
+    def n_places(self) -> int:
+        """Of a member."""
+        return self.groups.n_places + (self.token_P is None)
 
     def to(self, device: torch.device | str) -> "StackedBatch":
         """The same batches on another device."""
-        assert self.groups.place_N is not None
-        every = (self.ids_KN, self.position_KN, self.targets_KN, self.groups.place_N)
-        ids_KN, position_KN, targets_KN, place_N = (t.to(device, non_blocking=True) for t in every)
-        return StackedBatch(ids_KN, position_KN, targets_KN, self.tokens, self.length, Groups(self.groups.sizes, place_N))
+        held = (self.ids_KN, self.position_KN, self.targets_KN, self.groups.place_N, self.token_P)
+        ids_KN, position_KN, targets_KN, place_N, token_P = (None if t is None else t.to(device, non_blocking=True) for t in held)
+        assert ids_KN is not None and position_KN is not None and targets_KN is not None
+        return StackedBatch(ids_KN, position_KN, targets_KN, self.length, Groups(self.groups.sizes, place_N), token_P)
 
 
 def stack(batches: Sequence[Packed], multiple: int = 1) -> StackedBatch:
@@ -59,7 +67,7 @@ def stack(batches: Sequence[Packed], multiple: int = 1) -> StackedBatch:
         torch.stack([F.pad(column, (0, n_tokens - len(column)), value=fill) for column in columns_of])
         for columns_of, fill in zip(columns, (0, 0, NO_TARGET), strict=True)
     )
-    return StackedBatch(ids, position, targets, tokens, max(batch.length for batch in batches), Groups(sizes, place_KN.reshape(-1)))
+    return StackedBatch(ids, position, targets, max(batch.length for batch in batches), Groups(sizes, place_KN.reshape(-1)))
 
 
 def _targets(batch: Packed) -> Tensor:
@@ -92,22 +100,21 @@ class StackedModel:
         groups = by_rate(first)
         self.parts = [(factor, sum(p.numel() for p in group.values())) for factor, group in groups]
         self._sizes = {name: p.shape for _, group in groups for name, p in group.items()}
-        self._hold(torch.stack([self._row(model) for model in models]))
-
-    def _row(self, model: Model) -> Tensor:
-        weights = dict(model.named_parameters())
-        return nn.utils.parameters_to_vector(weights[name] for name in self._sizes).detach()
-
-    def _hold(self, rows: Tensor) -> None:
-        self.rows, self.gradients = rows, torch.zeros_like(rows)
+        self.rows = self.rows_of(models)
+        self.gradients = torch.zeros_like(self.rows)
         self.weights: dict[str, Tensor] = {}
         self._gradients: list[Tensor] = []
         begin = 0
         for name, size in self._sizes.items():
             part = slice(begin, begin + size.numel())
-            self.weights[name] = rows[:, part].view(-1, *size).requires_grad_()
+            self.weights[name] = self.rows[:, part].view(-1, *size).requires_grad_()
             self._gradients.append(self.gradients[:, part].view(-1, *size))
             begin += size.numel()
+
+    def rows_of(self, models: Sequence[Model]) -> Tensor:
+        """Copies of their weights, a row each."""
+        held = [dict(model.named_parameters()) for model in models]
+        return torch.stack([nn.utils.parameters_to_vector(weights[name] for name in self._sizes).detach() for weights in held])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -117,35 +124,24 @@ class StackedModel:
         for place, gradient in zip(self._gradients, torch.autograd.grad(total, list(self.weights.values())), strict=True):
             place.copy_(gradient)
 
-    def keep(self, members: Sequence[int]) -> None:
-        """Go on with these members only, in this order; theirs are the same weights as before."""
-        self._hold(self.rows.detach()[list(members)].clone())
-
     def member(self, k: int) -> dict[str, Tensor]:
         """A copy of one member's weights by their names in `models.decoder.Model`."""
         return {name: weight[k].detach().clone() for name, weight in self.weights.items()}
 
-    def masks(self, seeds: Sequence[int], tokens: Sequence[int], n_tokens: int, drawn: Sequence[int] | None = None) -> Tensor | None:
-        """Dropout as factors (K, N, C): each member's are what a lone model draws after `torch.manual_seed`; None without.
+    def draw(self, kept_KNC: Tensor, seeds: Sequence[int], tokens: Sequence[int], seed: Callable[[int], Any] = torch.manual_seed) -> None:
+        """Fill in which values dropout keeps, 1 or 0: for so many tokens of each member what a lone model draws after `seed`."""
+        for kept_NC, own, n in zip(kept_KNC, seeds, tokens, strict=True):
+            seed(own)
+            kept_NC[:n].bernoulli_(1 - self.dropout)
 
-        `drawn`: for how many tokens each lone model draws, where these are more than it has.
-        """
-        if not self.dropout:
-            return None
-        masks_KNC = self.rows.new_ones(len(seeds), n_tokens, self.shape.d_model)
-        for mask_NC, seed, n, n_drawn in zip(masks_KNC, seeds, tokens, drawn or tokens, strict=True):
-            torch.manual_seed(seed)
-            mask_NC[:n] = mask_NC.new_empty(n_drawn, mask_NC.shape[1]).bernoulli_(1 - self.dropout).div_(1 - self.dropout)[:n]
-        return masks_KNC
-
-    def forward_packed(self, batch: StackedBatch, masks_KNC: Tensor | None = None) -> Tensor:
-        """Logits (K, N, V); those of tokens that were filled up mean nothing."""
+    def forward_packed(self, batch: StackedBatch, kept_KNC: Tensor | None = None) -> Tensor:
+        """Logits (K, N, V); those of tokens that were filled up mean nothing. `kept_KNC`: see `draw`; None for no dropout."""
         weights = self.weights
         x_KNC = _look_up(weights["embedding.weight"], batch.ids_KN)
         if "positions.weight" in weights:
             x_KNC = x_KNC + _look_up(weights["positions.weight"], batch.position_KN)
         turn = None if "positions.weight" in weights else rotary(batch.length, self.shape.d_head, x_KNC.device, x_KNC.dtype)
-        x_KNC = x_KNC if masks_KNC is None else x_KNC * masks_KNC
+        x_KNC = x_KNC if kept_KNC is None else x_KNC * kept_KNC.div(1 - self.dropout)
         for layer in range(self.shape.n_layer):
             part = {name.removeprefix(f"blocks.{layer}."): w for name, w in weights.items() if name.startswith(f"blocks.{layer}.")}
             x_KNC = self._block(x_KNC, part, batch, turn)
@@ -157,38 +153,44 @@ class StackedModel:
 
     def _block(self, x_KNC: Tensor, w: Mapping[str, Tensor], batch: StackedBatch, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.shape.norm == "pre":
-            x_KNC = x_KNC + self._attention(_norm(x_KNC, w, "norm_1"), w, batch.groups, turn)
+            x_KNC = x_KNC + self._attention(_norm(x_KNC, w, "norm_1"), w, batch, turn)
             return x_KNC + self._mlp(_norm(x_KNC, w, "norm_2"), w)
-        x_KNC = _norm(x_KNC + self._attention(x_KNC, w, batch.groups, turn), w, "norm_1")
+        x_KNC = _norm(x_KNC + self._attention(x_KNC, w, batch, turn), w, "norm_1")
         return _norm(x_KNC + self._mlp(x_KNC, w), w, "norm_2")
 
-    def _attention(self, x_KNC: Tensor, w: Mapping[str, Tensor], groups: Groups, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _attention(self, x_KNC: Tensor, w: Mapping[str, Tensor], batch: StackedBatch, turn: tuple[Tensor, Tensor] | None) -> Tensor:
         """Members are further texts of the batch here: no kernel knows that there are several models."""
-        K, N, C = x_KNC.shape
-        H, D = self.shape.n_head, self.shape.d_head
+        K, N, _ = x_KNC.shape
+        H, D, P, groups = self.shape.n_head, self.shape.d_head, batch.n_places, batch.groups
         assert groups.place_N is not None
         if plain_cpu(x_KNC) and max(length for _, length in groups.sizes) <= MAX_LENGTH:
-            return self._attention_by_member(x_KNC, w, groups, turn)
-        x_KPC = pad(x_KNC.reshape(K * N, C), groups.place_N, K * (groups.n_places + 1)).view(K, -1, C)
+            return self._attention_by_member(x_KNC, w, batch, turn)
+        qkv_KN = _linear(x_KNC, w["attention.qkv.weight"], w.get("attention.qkv.bias"))
+        qkv_KP = pad(qkv_KN.reshape(K * N, -1), groups.place_N, K * P, batch.token_P).view(K, P, -1)
         outs: list[Tensor] = []
         for first, W, S in groups.spans():
-            qkv = _linear(x_KPC[:, first : first + W * S], w["attention.qkv.weight"], w.get("attention.qkv.bias"))
-            q, k, v = (part.view(K * W, S, H, D).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+            parts = qkv_KP[:, first : first + W * S].chunk(3, dim=-1)
+            q, k, v = (part.reshape(K * W, S, H, D).transpose(1, 2) for part in parts)
             if turn is not None:
                 q, k = (rotate(part, turn[0][:S], turn[1][:S]) for part in (q, k))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.mup.scores).transpose(1, 2).reshape(K, W * S, H * D)
-            outs.append(_linear(y, w["attention.out.weight"], w.get("attention.out.bias")))
-        out_KPC = torch.cat([*outs, x_KPC.new_zeros(K, 1, C)], dim=1)
-        return unpad(out_KPC.view(-1, C), groups.place_N).view(K, N, C)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.mup.scores)
+            outs.append(y.transpose(1, 2).reshape(K, W * S, H * D))
+        y_KP = F.pad(torch.cat(outs, dim=1), (0, 0, 0, P - groups.n_places))
+        y_KN = unpad(y_KP.view(K * P, -1), groups.place_N, batch.token_P).view(K, N, -1)
+        return _linear(y_KN, w["attention.out.weight"], w.get("attention.out.bias"))
 
-    def _attention_by_member(self, x_KNC: Tensor, w: Mapping[str, Tensor], groups: Groups, turn: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _attention_by_member(
+        self, x_KNC: Tensor, w: Mapping[str, Tensor], batch: StackedBatch, turn: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         """There is nothing to gain on a CPU but the cache, and a member at a time keeps it."""
         K, N, _ = x_KNC.shape
-        assert groups.place_N is not None
-        begin_K1 = (groups.n_places + 1) * torch.arange(K)[:, None]
-        sizes = (*groups.sizes, (1, 1))
+        place_N, sizes = batch.groups.place_N, batch.groups.sizes
+        assert place_N is not None
+        if batch.n_places > batch.groups.n_places:
+            sizes = (*sizes, (1, 1))
+        place_KN = place_N.view(K, N) - batch.n_places * torch.arange(K)[:, None]
         H, scale = self.shape.n_head, self.mup.scores
-        how = [Reading(Groups(sizes, place_N), H, turn, scale) for place_N in groups.place_N.view(K, N) - begin_K1]
+        how = [Reading(Groups(sizes, own_N), H, turn, scale) for own_N in place_KN]
         w_in, w_out = w["attention.qkv.weight"].unbind(), w["attention.out.weight"].unbind()
         b_in, b_out = (_each(w.get(f"attention.{name}.bias"), x_KNC) for name in ("qkv", "out"))
         return torch.stack([attention(*member) for member in zip(x_KNC.unbind(), w_in, b_in, w_out, b_out, how, strict=True)])
@@ -196,17 +198,18 @@ class StackedModel:
     def _mlp(self, x_KNC: Tensor, w: Mapping[str, Tensor]) -> Tensor:
         activation = F.gelu if self.shape.activation == "gelu" else F.relu
         up, up_bias, down, down_bias = w["mlp.up.weight"], w.get("mlp.up.bias"), w["mlp.down.weight"], w.get("mlp.down.bias")
-        if not plain_cpu(x_KNC):
+        by_hand = mlp if plain_cpu(x_KNC) else fused if fuses(x_KNC[0], up[0]) else None
+        if by_hand is None:
             return _linear(activation(_linear(x_KNC, up, up_bias)), down, down_bias)
         members = zip(x_KNC.unbind(), up.unbind(), _each(up_bias, x_KNC), down.unbind(), _each(down_bias, x_KNC), strict=True)
-        return torch.stack([mlp(*member, activation) for member in members])
+        return torch.stack([by_hand(*member, activation) for member in members])
 
 
-def losses(logits_KNV: Tensor, batch: StackedBatch) -> Tensor:
+def losses(logits_KNV: Tensor, targets_KN: Tensor) -> Tensor:
     """Nats a token of each member, (K,), over its own tokens; the gradient of their sum is every member's own."""
-    nats_KN = F.cross_entropy(logits_KNV.float().transpose(1, 2), batch.targets_KN, ignore_index=NO_TARGET, reduction="none")
-    tokens_K = torch.tensor(batch.tokens, device=nats_KN.device, dtype=nats_KN.dtype)
-    return nats_KN.sum(1) / tokens_K
+    # Flat, since torch knows no one order of the gradient's sums where there is a further dimension.
+    nats_N = F.cross_entropy(logits_KNV.float().flatten(0, 1), targets_KN.flatten(), ignore_index=NO_TARGET, reduction="none")
+    return nats_N.view(targets_KN.shape).sum(1) / (targets_KN != NO_TARGET).sum(1)
 
 
 def _linear(x_KNC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

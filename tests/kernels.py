@@ -104,6 +104,24 @@ def model() -> float:
     return max(float((ours - theirs).abs().max().detach()) for ours, theirs in zip(*found, strict=True))
 
 
+def crew() -> float:
+    """Two decoders side by side with their MLPs by kernels, a member at a time, against plain layers, in float64."""
+    from models import _stacked, decoder
+    from tests.packing import packed
+
+    torch.manual_seed(0)
+    nets = [decoder.Model(decoder.Shape(2, 12, 2, 12, 100), 29, 20).double() for _ in range(2)]
+    batch = _stacked.stack([packed(torch.randint(0, 29, (3, 20)), lengths) for lengths in ([20, 7, 3], [9, 20, 1])])
+    _stacked.plain_cpu = lambda x: False  # type: ignore[assignment]
+    stacked, found = _stacked.StackedModel(nets), []
+    for by_kernels in (True, False):
+        _stacked.fuses = lambda x, up, answer=by_kernels: answer  # type: ignore[assignment, misc]
+        logits = stacked.forward_packed(batch)
+        stacked.backward(logits.square().sum())
+        found.append([logits, stacked.gradients.clone()])
+    return max(float((ours - theirs).abs().max().detach()) for ours, theirs in zip(*found, strict=True))
+
+
 def not_a_number(activation: Way) -> list[bool]:
     """Which of two tokens come out as NaN, the first of them having one inside."""
     from models import _cuda
@@ -119,7 +137,7 @@ def interpret() -> dict[str, Any]:
         name: {str(dtype): compare(case, dtype) for dtype in (torch.float32, torch.float64)} for name, case in CASES.items()
     }
     # Not in bfloat16: the interpreter keeps that as integers, and its products multiply those.
-    found |= {"autocast": under_autocast(CASES["48, gelu"], torch.float16), "model": model()}
+    found |= {"autocast": under_autocast(CASES["48, gelu"], torch.float16), "model": model(), "crew": crew()}
     return found | {"nan": {way.__name__: not_a_number(way) for way in (F.gelu, F.relu)}}
 
 

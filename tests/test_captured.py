@@ -13,17 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness import ahead, calibrate, captured, generate, graphs
+from harness import crew as crews
 from harness import train as training
 from harness.ahead import Ahead
-from harness.captured import CapturedStep
+from harness.captured import CrewStep, RunStep
 from harness.context import Context
-from harness.crew import Crew
-from harness.data.batches import Order, pack
 from harness.data.filled import Size
 from harness.state import State, build_model, snapshot, start
-from harness.step import forward_backward, rate_at, step_seed, update
+from harness.step import forward_backward, rate_at, update
 from harness.stepping import Deferred, Immediate
-from harness.together import TOKEN_MULTIPLE
 from harness.train import Run
 from harness.workers import make_deterministic
 from tests import tiny
@@ -44,11 +42,28 @@ def context(device: str = "cpu", **more: Any) -> Context:
 
 def made_ahead(spec: Any, steps: int, device: str = "cpu") -> tuple[list[tuple[float, float]], State]:
     state = start(spec, device)
-    work = Ahead(spec, state, context(device))
+    work = Ahead([spec], [state], context(device))
     work.mark()
     for step in range(1, steps + 1):
         work.launch(step)
-    return work.read(), state
+    return alone(work.read()), state
+
+
+def alone(told: list[Any]) -> list[tuple[float, float]]:
+    """Of the only run there is."""
+    return [step for (step,) in told]
+
+
+def crew_ahead(specs: list[Any], steps: int, device: str = "cpu") -> tuple[list[Any], list[State]]:
+    """What a crew's members are told in each step."""
+    states = [start(spec, device) for spec in specs]
+    work = Ahead(specs, states, context(device))
+    work.mark()
+    for step in range(1, steps + 1):
+        work.launch(step)
+    told = work.read()
+    work.close()
+    return told, states
 
 
 def made_at_once(spec: Any, steps: int, device: str = "cpu") -> tuple[list[tuple[float, float]], State]:
@@ -76,10 +91,55 @@ def test_fifty_steps_on_filled_batches_are_those_on_the_exact_ones(spec: Any) ->
 def test_what_is_dropped_follows_from_seed_and_step_and_not_from_what_was_made_before() -> None:
     spec = tiny.spec(dropout=0.5, lr=0.0, weight_decay=0.0)
     whole, _ = made_ahead(spec, 6)
-    again = Ahead(spec, start(spec, "cpu"), context())
+    again = Ahead([spec], [start(spec, "cpu")], context())
     for step in (5, 3, 3):
         again.launch(step)
-    assert again.read() == [whole[4], whole[2], whole[2]] and whole[4] != whole[2]
+    assert alone(again.read()) == [whole[4], whole[2], whole[2]] and whole[4] != whole[2]
+
+
+@pytest.fixture
+def members(spec: Any) -> list[Any]:
+    """Three that drop, each with a rate, a seed, a decay and a limit of its own."""
+    own = [{"lr": 1e-3, "seed": 0}, {"lr": 3e-3, "seed": 1, "weight_decay": 0.3}, {"lr": 2e-3, "seed": 0, "grad_clip": None, "steps": 60}]
+    return [replace(spec, dropout=0.3, trial=k, **changed) for k, changed in enumerate(own)]
+
+
+def test_fifty_steps_of_a_crew_are_those_of_its_lone_twins(members: list[Any]) -> None:
+    told, _ = crew_ahead(members, 50)
+    by_itself = [made_ahead(spec, 50)[0] for spec in members]
+    np.testing.assert_allclose(np.array(told)[..., 0].T, np.array(by_itself)[..., 0], rtol=1e-6)
+    np.testing.assert_allclose(np.array(told)[..., 1].T, np.array(by_itself)[..., 1], rtol=1e-4)
+
+
+def test_a_crew_moves_into_the_step_of_another_and_leaves_nothing_there(members: list[Any]) -> None:
+    """Weights, moments and masks: the second crew is what it is without the first, whose states it has taken the place of."""
+    others = [replace(spec, lr=2 * spec.lr, seed=spec.seed + 7, trial=9 + k) for k, spec in enumerate(members)]
+    fresh, apart = crew_ahead(others, 12)
+    ahead._idle.clear()
+    crew_ahead(members, 20)
+    (held,) = ahead._idle.values()
+    after, states = crew_ahead(others, 12)
+    assert after == fresh and list(ahead._idle.values()) == [held]
+    for one, other in zip(states, apart, strict=True):
+        a, b = snapshot(one).tensors, snapshot(other).tensors
+        assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_crew_goes_back_to_its_mark(members: list[Any]) -> None:
+    states = [start(spec, "cpu") for spec in members]
+    work = Ahead(members, states, context())
+    launch(work, range(1, 4))
+    work.read()
+    work.mark()
+    before = [snapshot(state) for state in states]
+    launch(work, range(4, 9))
+    first = work.read()
+    work.rewind()
+    for state, was in zip(states, before, strict=True):
+        now = snapshot(state).tensors
+        assert all(torch.equal(now[name], was.tensors[name]) for name in now)
+    launch(work, range(4, 9))
+    assert work.read() == first
 
 
 class Watch(TorchDispatchMode):
@@ -109,9 +169,28 @@ def test_a_step_needs_no_number_of_the_host_and_gives_it_none(shape: dict[str, A
     state.optimizer = torch.optim.AdamW(state.model.parameters())
     monkeypatch.setattr(state.optimizer, "step", lambda: None)
     monkeypatch.setattr(captured, "autocast", lambda *given: nullcontext())
-    step = CapturedStep(spec, state, torch.zeros(5000, dtype=torch.int32, device="meta"), 16, "meta")
+    step = RunStep(spec, state, torch.zeros(5000, dtype=torch.int32, device="meta"), 16, "meta")
     with Watch() as watch:
-        step._step(Size(1024, 16, 96))
+        step._step(Size(1024, 16, 96, 2))
+    assert watch.count > 100 and not watch.on_host
+
+
+@pytest.mark.parametrize("shape", [tiny.SHAPE, tiny.SHAPE | {"positions": "rotary", "norm": "pre", "tied": True}])
+def test_nor_does_a_step_of_a_crew(shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [tiny.spec(shape=shape, grad_clip=clip, dropout=0.1) for clip in (0.5, None)]
+    states = [start(spec, "cpu") for spec in specs]
+    for state in states:
+        state.model.to("meta")
+        if shape.get("tied"):
+            # Moving there makes two of what is one.
+            state.model.head.weight = state.model.embedding.weight
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, fused: torch.optim.SGD([{**group, "lr": 0.0} for group in groups]))
+    monkeypatch.setattr(crews, "autocast", lambda *given: nullcontext())
+    step = CrewStep(specs, states, torch.zeros(5000, dtype=torch.int32, device="meta"), 16, "meta")
+    monkeypatch.setattr(step.optimizer, "step", lambda: None)
+    step._draw(size := Size(1024, 16, 96, 2), [1, 2], [1000, 1024])
+    with Watch() as watch:
+        step._step(size)
     assert watch.count > 100 and not watch.on_host
 
 
@@ -127,7 +206,7 @@ def test_nor_does_a_step_of_decoding() -> None:
 def test_rewinding_brings_back_weights_and_moments() -> None:
     spec = tiny.spec()
     state = start(spec, "cpu")
-    work = Ahead(spec, state, context())
+    work = Ahead([spec], [state], context())
     work.launch(1)
     work.mark()
     before = snapshot(state)
@@ -144,21 +223,21 @@ def test_rewinding_brings_back_weights_and_moments() -> None:
 
 def test_runs_of_one_shape_share_a_step_and_nothing_else() -> None:
     one, other = tiny.spec(), tiny.spec(seed=5, lr=2e-3, schedule="linear", steps=20, evaluate_at=(20,))
-    alone, apart = made_ahead(other, 8)
+    by_itself, apart = made_ahead(other, 8)
     ahead._idle.clear()
     state = start(one, "cpu")
-    first = Ahead(one, state, context())
+    first = Ahead([one], [state], context())
     for step in range(1, 4):
         first.launch(step)
     first.read()
     held = state.model
     first.close()
     follower = start(other, "cpu")
-    second = Ahead(other, follower, context())
+    second = Ahead([other], [follower], context())
     assert follower.model is held and not ahead._idle
     for step in range(1, 9):
         second.launch(step)
-    assert second.read() == alone
+    assert alone(second.read()) == by_itself
     a, b = snapshot(follower).tensors, snapshot(apart).tensors
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
@@ -168,25 +247,32 @@ def test_runs_of_one_shape_share_a_step_and_nothing_else() -> None:
 )
 def test_what_a_capture_is_bound_to_is_not_shared(change: dict[str, Any]) -> None:
     """Numbers that kernels were given by the host, and all shapes."""
-    first = Ahead(tiny.spec(), start(tiny.spec(), "cpu"), context())
+    first = Ahead([tiny.spec()], [start(tiny.spec(), "cpu")], context())
     first.close()
     second = tiny.spec(**change)
-    Ahead(second, start(second, "cpu"), context())
+    Ahead([second], [start(second, "cpu")], context())
     assert len(ahead._idle) == 1
 
 
-def test_at_most_two_steps_wait_for_other_runs() -> None:
-    for d_ff in (4, 8, 16):
+def test_crews_share_a_step_only_if_each_member_is_bound_to_the_same() -> None:
+    specs = [tiny.spec(trial=k) for k in range(3)]
+    for members in (specs, specs[:2], [*specs[:2], replace(specs[2], weight_decay=0.2)], [replace(spec, lr=2.0, seed=4) for spec in specs]):
+        Ahead(members, [start(spec, "cpu") for spec in members], context()).close()
+    assert len(ahead._idle) == 3
+
+
+def test_few_steps_wait_for_other_runs() -> None:
+    for d_ff in range(4, 10):
         spec = tiny.spec(shape=tiny.SHAPE | {"d_ff": d_ff})
-        Ahead(spec, start(spec, "cpu"), context()).close()
-    assert len(ahead._idle) == 2
+        Ahead([spec], [start(spec, "cpu")], context()).close()
+    assert len(ahead._idle) == ahead.KEPT
 
 
 def test_a_run_is_trained_ahead_where_it_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """From its start to its samples, and with the losses of the plain run, whose batches are the same but for their fillers."""
     plain = tiny.spec(dropout=0.0)
     exact, told = tiny.run(plain, folder=tmp_path / "exact")
-    monkeypatch.setattr(training, "stepper_of", lambda run: Deferred(run, Ahead(run.spec, run.state, run.context)))
+    monkeypatch.setattr(training, "stepper_of", lambda run: Deferred([run], Ahead([run.spec], [run.state], run.context)))
     outcome, events = tiny.run(plain, folder=tmp_path / "ahead")
     np.testing.assert_allclose(tiny.losses(events), tiny.losses(told), rtol=1e-5)
     assert [kind for kind, _ in events] == [kind for kind, _ in told]
@@ -198,13 +284,13 @@ def test_where_steps_cannot_be_made_ahead_they_are_made_at_once_and_it_is_said_o
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec, state = tiny.spec(), start(tiny.spec(), "cpu")
-    Ahead(spec, start(spec, "cpu"), context()).close()
-    assert ahead.ahead_of(spec, state, context()) is None and not caplog.messages and ahead._idle
+    Ahead([spec], [start(spec, "cpu")], context()).close()
+    assert ahead.ahead_of([spec], [state], context()) is None and not caplog.messages and ahead._idle
     for _ in range(2):
-        assert ahead.ahead_of(replace(spec, padding="learn"), state, context("cuda")) is None
-        assert ahead.ahead_of(spec, state, context("cuda", micro_batches=2)) is None
+        assert ahead.ahead_of([replace(spec, padding="learn")], [state], context("cuda")) is None
+        assert ahead.ahead_of([spec], [state], context("cuda", micro_batches=2)) is None
         unpacked = replace(state, model=torch.nn.Linear(1, 1))
-        assert ahead.ahead_of(spec, unpacked, context("cuda")) is None
+        assert ahead.ahead_of([spec], [unpacked], context("cuda")) is None
     assert [("padding" in said, "2 parts" in said, "forward_packed" in said) for said in caplog.messages] == [
         (True, False, False),
         (False, True, False),
@@ -236,7 +322,7 @@ def test_a_step_that_knows_no_one_order_is_made_all_the_same(monkeypatch: pytest
 
 def test_a_step_made_ahead_is_priced_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its captures, and so that the run to come has them."""
-    work = Counting(tiny.spec(), start(tiny.spec(), "cpu"), context())
+    work = Counting([tiny.spec()], [start(tiny.spec(), "cpu")], context())
     monkeypatch.setattr(calibrate, "ahead_of", lambda *given: work)
     clock = iter(np.arange(0.0, 1e6, 1.0))
     monkeypatch.setattr(calibrate, "perf_counter", lambda: next(clock))
@@ -296,26 +382,36 @@ def test_replays_are_the_steps_themselves_to_the_bit(
 @pytest.mark.gpu
 @on_gpu
 def test_members_of_a_crew_are_what_they_are_by_themselves() -> None:
-    specs = [tiny.spec(dropout=0.3, steps=50, evaluate_at=(50,), seed=seed, lr=lr) for seed, lr in ((0, 1e-3), (1, 3e-3))]
-    crew, texts = Crew(specs, "cuda", TOKEN_MULTIPLE), tiny.corpus().train
-    orders = [Order(texts.n_texts, spec.batch_size, spec.seed) for spec in specs]
-    told = []
-    for step in range(1, 51):
-        batches = [pack(texts, order.rows(step - 1)) for order in orders]
-        told.append(crew.forward_backward(batches, [step_seed(spec.seed, step) for spec in specs])[0])
-        crew.update([rate_at(spec, step) for spec in specs])
-    alone = [[loss for loss, _ in made_ahead(spec, 50, "cuda")[0]] for spec in specs]
-    np.testing.assert_allclose(np.transpose(told), alone, rtol=1e-5)
+    specs = [tiny.spec(dropout=0.3, steps=50, evaluate_at=(50,), seed=seed, lr=lr) for seed, lr in ((0, 1e-3), (1, 3e-3), (2, 2e-3))]
+    told, _ = crew_ahead(specs, 50, "cuda")
+    by_itself = [made_ahead(spec, 50, "cuda")[0] for spec in specs]
+    np.testing.assert_allclose(np.array(told)[..., 0].T, np.array(by_itself)[..., 0], rtol=1e-5)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_replays_of_a_crew_are_its_steps_to_the_bit(
+    in_one_order: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    specs = [tiny.spec(dropout=0.3, steps=60, evaluate_at=(60,), seed=seed, grad_clip=0.5) for seed in range(4)]
+    told, states = crew_ahead(specs, 60, "cuda")
+    ahead._idle.clear()
+    captures: list[Any] = []
+    monkeypatch.setattr(captured.CapturedStep, "_capture", lambda self, size: captures.append(size))
+    plainly, others = crew_ahead(specs, 60, "cuda")
+    assert told == plainly and captures and not caplog.messages
+    for one, other in zip(states, others, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
 
 
 @pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_nothing_waits_for_the_device_between_two_readings(precision: str) -> None:
+@pytest.mark.parametrize("members", [1, 3])
+def test_nothing_waits_for_the_device_between_two_readings(precision: str, members: int) -> None:
     """The first steps of each size are captured; from there on torch raises at whatever waits."""
-    spec = tiny.spec(precision=precision, steps=100, evaluate_at=(100,))
-    state = start(spec, "cuda")
-    work = Ahead(spec, state, context("cuda"))
+    specs = [tiny.spec(precision=precision, steps=100, evaluate_at=(100,), seed=seed) for seed in range(members)]
+    work = Ahead(specs, [start(spec, "cuda") for spec in specs], context("cuda"))
     for _ in range(2):
         work.mark()
         launch(work, range(1, 61))

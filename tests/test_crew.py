@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from harness.crew import Crew, together
+from harness.crew import Crew, release, together
 from harness.data.batches import Order, pack
 from harness.runspec import RunSpec
 from harness.state import State, restore, snapshot, start
@@ -37,6 +37,11 @@ def crew_step(crew: Crew, step: int) -> tuple[list[float], list[float]]:
     return out
 
 
+def going_on(crew: Crew, members: Sequence[int]) -> Crew:
+    """The crew that these are without the others."""
+    return Crew([crew.specs[k] for k in members], states=[crew.states[k] for k in members])
+
+
 def lone_step(spec: RunSpec, state: State, step: int) -> tuple[float, float]:
     out = forward_backward(spec, state, TEXTS, Order(TEXTS.n_texts, spec.batch_size, spec.seed).rows(step - 1), step, "cpu")
     update(state, spec.lr)
@@ -57,7 +62,7 @@ def test_stacked_models_equal_single_ones(family: str, generic: bool, grouped: b
     assert batch.ids_KN.shape[1] % 64 == 0 and len({len(one.ids_N) for one in own}) > 1
     stacked = StackedModel(models)
     logits_KNV = stacked.forward_packed(batch)
-    stacked.backward(_stacked.losses(logits_KNV, batch).sum())
+    stacked.backward(_stacked.losses(logits_KNV, batch.targets_KN).sum())
     sizes = [weight[0].numel() for weight in stacked.weights.values()]
     for k, (model, one) in enumerate(zip(models, own, strict=True)):
         logits_NV = model.forward_packed(one)
@@ -72,12 +77,12 @@ def test_stacked_models_equal_single_ones(family: str, generic: bool, grouped: b
 def test_what_is_filled_up_has_no_target_and_no_neighbour() -> None:
     own = [pack(TEXTS, np.arange(4)), pack(TEXTS, np.arange(30, 34))]
     batch = stack(own, multiple=128)
-    assert batch.tokens == tuple(len(one.ids_N) for one in own)
-    for k, n in enumerate(batch.tokens):
+    tokens = [len(one.ids_N) for one in own]
+    for k, n in enumerate(tokens):
         assert (batch.targets_KN[k, n:] == NO_TARGET).all() and (batch.targets_KN[k, :n] != NO_TARGET).all()
     places = batch.groups.place_N
     assert places is not None
-    real = torch.cat([places.view(2, -1)[k, :n] for k, n in enumerate(batch.tokens)])
+    real = torch.cat([places.view(2, -1)[k, :n] for k, n in enumerate(tokens)])
     assert len(set(real.tolist())) == len(real)
     assert not set(real.tolist()) & {batch.groups.n_places, 2 * batch.groups.n_places + 1}
 
@@ -94,13 +99,15 @@ def test_a_crew_trains_each_member_as_its_lone_twin_for_50_steps() -> None:
 
 def test_masks_are_those_of_the_lone_twin_and_depend_on_nothing_else() -> None:
     models = [Model(decoder.Shape(**tiny.SHAPE), 29, 150, dropout=0.5) for _ in range(2)]
-    masks = StackedModel(models).masks([11, 12], [5, 7], 8)
-    assert masks is not None
+    kept = torch.ones(2, 8, 8)
+    StackedModel(models).draw(kept, [11, 12], [5, 7])
     for k, (seed, n) in enumerate(((11, 5), (12, 7))):
         torch.manual_seed(seed)
-        assert torch.equal(models[k].dropout(torch.ones(n, 8)), masks[k, :n])
-    alone = StackedModel(models[1:]).masks([12], [7], 7)
-    assert alone is not None and torch.equal(alone[0], masks[1, :7])
+        assert torch.equal(models[k].dropout(torch.ones(n, 8)), kept[k, :n] / 0.5)
+        assert (kept[k, n:] == 1).all()
+    alone = torch.ones(1, 7, 8)
+    StackedModel(models[1:]).draw(alone, [12], [7])
+    assert torch.equal(alone[0], kept[1, :7])
 
 
 def test_each_member_is_clipped_by_its_own_norm() -> None:
@@ -143,8 +150,7 @@ def test_members_leave_without_touching_the_others() -> None:
     for step in range(1, 4):
         crew_step(whole, step)
         crew_step(smaller, step)
-    smaller.keep([3, 1])
-    assert [spec.trial for spec in smaller.specs] == [3, 1] and smaller.model.rows.shape[0] == 2
+    smaller = going_on(smaller, [3, 1])
     for step in range(4, 10):
         all_losses, ours = crew_step(whole, step)[0], crew_step(smaller, step)[0]
         assert ours == pytest.approx([all_losses[3], all_losses[1]], rel=1e-6)
@@ -160,9 +166,8 @@ def test_a_members_state_is_that_of_its_lone_twin_in_the_crew_and_out_of_it(othe
         lone_step(specs[2], twin, step)
     if others:
         # What the others do from here on is not this run's business.
-        crew.keep([2, *others])
-        crew.keep([1])
-        crew_step(crew, 4)
+        crew = going_on(crew, [2, *others])
+        crew_step(going_on(crew, [1]), 4)
     # Not the weights themselves: a key's bias has no influence, so that its gradient is rounding, which AdamW makes as large as any other.
     ids_BT = torch.randint(0, 29, (4, 50))
     assert (state.model.eval()(ids_BT) - twin.model.eval()(ids_BT)).abs().max() < 1e-5
@@ -179,7 +184,7 @@ def test_a_released_member_goes_on_by_itself() -> None:
     for step in range(1, 6):
         crew_step(crew, step)
         lone_step(specs[1], twin, step)
-    crew.release(1)
+    release(crew.states[1])
     rows = crew.model.rows.clone()
     for step in range(6, 12):
         ours, theirs = lone_step(specs[1], crew.states[1], step), lone_step(specs[1], twin, step)
@@ -194,7 +199,7 @@ def test_a_crew_of_restored_runs_has_the_bits_of_the_one_that_was_saved() -> Non
     for step in range(1, 5):
         crew_step(whole, step)
     saved = [replace(snapshot(state), step=4) for state in whole.states]
-    whole.keep([0, 2, 3])
+    whole = going_on(whole, [0, 2, 3])
     again = Crew(whole.specs, states=[restore(specs[k], "cpu", saved[k]) for k in (0, 2, 3)])
     for step in range(5, 9):
         assert crew_step(whole, step) == crew_step(again, step)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from harness.data.batches import pack
 from harness.data.corpus import Encoded, encode
-from harness.data.filled import NO_TARGET, filled, on_device, size_of, table
+from harness.data.filled import filled, on_device, size_of, table
 from harness.data.tokenizers import char
 from models._layers import Packed
+from models._stacked import NO_TARGET
 from models.decoder import Model, Shape
 from tests.packing import plainly
 

@@ -78,8 +78,9 @@ def test_under_autocast_types_are_those_of_linear_layers_and_rounding_is_less(in
     assert 1e-5 < sum(fused["differences"].values()) < sum(plain["differences"].values()), (fused, plain)
 
 
-def test_a_whole_decoder_by_kernels_equals_one_by_plain_layers(interpreted: dict[str, Any]) -> None:
-    assert interpreted["model"] < 1e-9
+@pytest.mark.parametrize("what", ["model", "crew"])
+def test_whole_decoders_by_kernels_equal_those_by_plain_layers(interpreted: dict[str, Any], what: str) -> None:
+    assert interpreted[what] < 1e-9
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])

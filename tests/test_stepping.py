@@ -43,9 +43,9 @@ class Plain:
         self._told.append(forward_backward(run.spec, run.state, run.texts, run.order.rows(step - 1), step, "cpu"))
         update(run.state, training.rate_at(run.spec, step))
 
-    def read(self) -> list[tuple[float, float]]:
+    def read(self) -> list[stepping.Told]:
         told, self._told = self._told, []
-        return told
+        return [[step] for step in told]
 
     def _moving(self) -> list[Tensor]:
         held = self._run.state.optimizer.state
@@ -86,7 +86,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         def stepper(run: Any) -> stepping.Stepper:
             if unread:
                 seen.append(Plain(run))
-                deferred = stepping.Deferred(run, seen[-1])
+                deferred = stepping.Deferred([run], seen[-1])
                 deferred._most = unread
                 return deferred
             return stepping.Immediate(run)
@@ -236,7 +236,7 @@ def test_what_is_read_together_is_bounded_in_steps_and_in_time(step_s: float, mo
     run = Idle()
     work = Slow(step_s)
     monkeypatch.setattr(stepping, "perf_counter", lambda: work.now)
-    deferred, read = stepping.Deferred(run, work), []
+    deferred, read = stepping.Deferred([run], work), []
     for _ in range(1000):
         deferred.step()
         if deferred.full:
@@ -257,10 +257,10 @@ class Slow:
     def launch(self, step: int) -> None:
         self.begun += 1
 
-    def read(self) -> list[tuple[float, float]]:
+    def read(self) -> list[stepping.Told]:
         begun, self.begun = self.begun, 0
         self.now += begun * self.step_s
-        return [(1.0, 1.0)] * begun
+        return [[(1.0, 1.0)]] * begun
 
     def mark(self) -> None: ...
     def rewind(self) -> None: ...

@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from harness import ahead, stepping, together
+from harness import train as training
+from harness.ahead import Ahead
 from harness.checkpoint import load_checkpoint, load_weights
 from harness.context import Context, StopRun
 from harness.runspec import RunSpec
+from harness.stepping import Deferred
 from harness.together import train_together
 from harness.train import Outcome, train
 from tests import tiny
@@ -74,7 +78,24 @@ def without_clocks(outcome: Outcome) -> dict[str, Any]:
     return {name: value for name, value in vars(outcome).items() if name not in CLOCKS}
 
 
-def test_each_member_is_its_lone_twin_whoever_leaves(tmp_path: Path) -> None:
+def made_ahead(monkeypatch: pytest.MonkeyPatch, unread: int) -> None:
+    """As on a GPU: steps made ahead, of which at most so many are unread."""
+    for name in ("FIRST_UNREAD", "MOST_UNREAD"):
+        monkeypatch.setattr(stepping, name, unread)
+    monkeypatch.setattr(stepping, "UNREAD_S", 1e9)
+    monkeypatch.setattr(ahead, "_idle", {})
+
+    def stepper_of(runs: Sequence[Any], device: str = "cpu") -> Deferred:
+        return Deferred(runs, Ahead([run.spec for run in runs], [run.state for run in runs], runs[0].context))
+
+    monkeypatch.setattr(together, "_stepper_of", stepper_of)
+    monkeypatch.setattr(training, "stepper_of", lambda run: stepper_of([run]))
+
+
+@pytest.mark.parametrize("unread", [0, 50])
+def test_each_member_is_its_lone_twin_whoever_leaves(tmp_path: Path, unread: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if unread:
+        made_ahead(monkeypatch, unread)
     specs = members()
     crew_told: Told = {}
     lone_told: Told = {}
@@ -108,8 +129,38 @@ class Stop:
             raise StopRun
 
 
+@pytest.mark.parametrize("unread", [3, 50])
+def test_a_crew_that_learns_later_how_its_steps_went_is_the_one_that_looked_at_each(
+    tmp_path: Path, unread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, though one diverges among steps that are unread, and takes the others back."""
+    found = []
+    # Without the one that is evaluated, and read, at each step.
+    specs = [spec for spec in members() if len(spec.evaluate_at) < tiny.STEPS]
+    back: list[tuple[int, int]] = []
+    go_back = Deferred._go_back
+    monkeypatch.setattr(Deferred, "_go_back", lambda self, *given: back.append(given) or go_back(self, *given))
+    for n in (1, unread):
+        told: Told = {}
+        made_ahead(monkeypatch, n)
+        ended = list(train_together(specs, contexts(specs, tmp_path / str(n), told)))
+        found.append(([(spec.key, without_clocks(outcome)) for spec, outcome in ended], told))
+    assert found[0] == found[1]
+    # One step at a time it is the last that was made; ahead there are further ones, and those before it.
+    (_, alone), (marked, steps) = back
+    assert alone == 1 and marked == 0 and steps > 1
+    for path in (tmp_path / "1").glob("*/best.safetensors"):
+        ours, theirs = load_weights(path), load_weights(tmp_path / str(unread) / path.parent.name / path.name)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("unread", [0, 7])
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.99])
-def test_a_crew_that_is_stopped_anywhere_goes_on_to_the_same_bits(tmp_path: Path, share: float) -> None:
+def test_a_crew_that_is_stopped_anywhere_goes_on_to_the_same_bits(
+    tmp_path: Path, share: float, unread: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if unread:
+        made_ahead(monkeypatch, unread)
     specs, stop = members(), Stop(None)
     whole_told: Told = {}
     whole = {spec.key: outcome for spec, outcome in train_together(specs, contexts(specs, tmp_path / "whole", whole_told, pulse=stop))}
