@@ -1,7 +1,8 @@
 """How benchmarks measure: sides in processes of their own, one at a time, in turns; medians of the pairs; results with the machine.
 
 Each side is one thread in a fresh process, so that it can have its own allocator setting and its own peak of memory. Both wall and CPU
-seconds are kept: on a machine that does other work the ratio of CPU seconds is the steadier one.
+seconds are kept: on a machine that does other work the ratio of CPU seconds is the steadier one. Where there is a CUDA device, all is
+measured there, and kept apart from what a CPU took.
 """
 
 import json
@@ -86,15 +87,29 @@ def _serve(pipe: Connection, build: Callable[..., Any], args: Sequence[Any]) -> 
             pipe.send((f"{method}: {error!r}", None))
 
 
+def device() -> str:
+    """Where benchmarks run: on CUDA where there is a device, as a study would."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def precision(device: str) -> str:
+    """What a study that leaves it open computes with there."""
+    return environment.machine(device, "auto", 1).precision
+
+
 def timed(work: Callable[[], object]) -> tuple[float, float]:
     """Wall and CPU seconds of a piece of work in this process."""
     wall, cpu = perf_counter(), process_time()
     work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return perf_counter() - wall, process_time() - cpu
 
 
 def peak_bytes() -> int:
-    """The largest memory that this process ever had resident."""
+    """The largest memory that this process ever had resident, or has reserved on its CUDA device."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -125,7 +140,8 @@ def machine() -> dict[str, Any]:
     load = os.getloadavg()[0]
     return {
         "cpu": environment.cpu_name(),
-        "machine": environment.describe("cpu"),
+        "machine": environment.describe(device()),
+        "precision": precision(device()),
         "versions": {name: version(name) for name in ("torch", "numpy")} | {"python": platform.python_version()},
         # Before anything was measured: other work on the machine makes times, and somewhat less their ratios, unreliable.
         "load_average_1min": round(load, 2),
@@ -135,8 +151,8 @@ def machine() -> dict[str, Any]:
 
 
 def keep(name: str, result: Mapping[str, Any]) -> Path:
-    """Write a result to benchmarks/results/NAME.json, replacing the one before."""
+    """Write a result to benchmarks/results/NAME.json, or NAME-cuda.json, replacing the one before."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}{'' if device() == 'cpu' else '-cuda'}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path

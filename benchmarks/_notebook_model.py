@@ -71,16 +71,19 @@ class Transformer(nn.Module):
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Log probabilities of the next token at every position."""
-        positions_TC = self.positions(torch.arange(ids_BT.shape[1]))
+        positions_TC = self.positions(torch.arange(ids_BT.shape[1], device=ids_BT.device))
         x = self.dropout(self.tokens(ids_BT) + positions_TC)
         return torch.log_softmax(self.output(self.blocks(x)), dim=2)
 
 
 class Notebook:
-    """A model with its optimizer, in the assignment's own steps; `ids` are whole padded sequences (n, seq_len)."""
+    """A model with its optimizer, in the assignment's own steps; `ids` are whole padded sequences (n, seq_len).
 
-    def __init__(self, shape: Shape, vocab_size: int, ids: np.ndarray, start: int) -> None:
-        self.model = Transformer(shape, vocab_size, ids.shape[1])
+    On a device, batches are brought there as they come and samples are brought back at each position.
+    """
+
+    def __init__(self, shape: Shape, vocab_size: int, ids: np.ndarray, start: int, device: str = "cpu") -> None:
+        self.model, self.device = Transformer(shape, vocab_size, ids.shape[1]).to(device), device
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
         self.criterion = nn.NLLLoss(reduction="sum")
         self.loader = DataLoader(TensorDataset(torch.from_numpy(ids)), batch_size=BATCH, shuffle=True)
@@ -94,7 +97,7 @@ class Notebook:
         if found is None:
             self._batches = iter(self.loader)
             found = next(self._batches)
-        return found[0]
+        return found[0].to(self.device)
 
     def nll(self, ids_BT: Tensor) -> Tensor:
         """Mean over texts of the sum over all targets, padding counted."""
@@ -115,7 +118,7 @@ class Notebook:
     def evaluate(self, ids: np.ndarray) -> tuple[float, float]:
         """NLL a text, then top-1 over all positions in a second pass; the first one records a graph that nobody uses."""
         self.model.eval()
-        batches = [batch for (batch,) in DataLoader(TensorDataset(torch.from_numpy(ids)), batch_size=BATCH)]
+        batches = [batch.to(self.device) for (batch,) in DataLoader(TensorDataset(torch.from_numpy(ids)), batch_size=BATCH)]
         nll = sum(self.nll(batch).item() * len(batch) for batch in batches) / len(ids)
         with torch.no_grad():
             hits = [(self.model(batch[:, :-1]).argmax(2) == batch[:, 1:]).float().mean().item() * len(batch) for batch in batches]
@@ -128,7 +131,7 @@ class Notebook:
         texts[:, 0] = self.start
         for t in positions:
             with torch.no_grad():
-                p = self.model(torch.from_numpy(texts))[:, t].exp().numpy().astype(np.float64)
+                p = self.model(torch.from_numpy(texts).to(self.device))[:, t].exp().cpu().numpy().astype(np.float64)
             drawn = [np.random.choice(self.vocab_size, p=row / row.sum()) for row in p]
             if t + 1 < seq_len - 1:
                 texts[:, t + 1] = drawn

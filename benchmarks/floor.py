@@ -4,7 +4,8 @@
 
 The floor of a step is the larger of the two times, as if one hid the other wholly. Least bytes: weights, gradients and both moments,
 each read or written as often as a fused AdamW must (7 passes), weights read once forward and once backward, and gradients written once;
-activations are taken to stay in the cache, so the floor is a bound that no step reaches. Results: benchmarks/results/floor.json.
+activations are taken to stay in the cache, so the floor is a bound that no step reaches. Of a CPU only. Results:
+benchmarks/results/floor.json.
 """
 
 import argparse
@@ -14,9 +15,9 @@ import numpy as np
 import torch
 
 from benchmarks import _measure as measure
+from benchmarks._harness_side import HarnessSide
 from benchmarks._measure import Remote
 from benchmarks._setup import RUNGS, corpus, run_spec
-from benchmarks.notebook import HarnessSide
 from harness import accounting
 from harness.data.batches import Order
 
@@ -83,6 +84,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rungs", default=",".join(RUNGS), help="of " + ", ".join(RUNGS))
     given = parser.parse_args()
+    if measure.device() != "cpu":
+        print("floor: left out, it is measured on a CPU only")
+        return
     result: dict[str, Any] = {"machine": measure.machine(), "rungs": {}}
     for rung in given.rungs.split(","):
         found = result["rungs"][rung] = floor_of(rung)

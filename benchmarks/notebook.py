@@ -2,35 +2,30 @@
 
     python -m benchmarks.notebook [--full] [--rungs 87k,557k] [--pairs 5]        DATA=file.csv COLUMN=name for other texts
 
-Three sides in turns, one thread each: the notebook, the notebook with the allocator setting that the harness gives its workers, and the
-harness. An epoch is not run but composed of measured parts, and so labelled. Results: benchmarks/results/notebook.json.
+Three sides in turns, one thread each: the notebook, the notebook with the allocator setting that the harness gives its workers (on a CPU),
+and the harness. An epoch is not run but composed of measured parts, and so labelled. Where there is a CUDA device all of it runs there, the
+notebook in float32 as it would be. Results: benchmarks/results/notebook.json, or notebook-cuda.json.
 """
 
 import argparse
-import math
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks import _measure as measure
+from benchmarks._harness_side import SAMPLES, HarnessSide
 from benchmarks._measure import Remote, Times
 from benchmarks._notebook_model import Notebook
-from benchmarks._setup import RUNGS, corpus, run_spec, sequences
-from harness.data.batches import Order
-from harness.data.corpus import Corpus
-from harness.evaluate import evaluate
-from harness.generate import sample
-from harness.state import start
-from harness.step import forward_backward, update
+from benchmarks._setup import RUNGS, corpus, sequences
 
 ROUNDS = {"87k": 15, "557k": 11, "5M": 5, "10M": 3}
 # Turns of evaluation and of sampling, which take as long as many steps.
 FEW_ROUNDS = {"87k": 3, "557k": 3, "5M": 2, "10M": 1}
 # A notebook's evaluation and sampling take minutes at the large rungs: a part is timed and scaled to the whole.
 FEW_TEXTS, FEW_POSITIONS = 64, 2
-SAMPLES = 64
+# Steps of the notebook that are timed together: a GPU's are too short for one.
+TOGETHER = {"cpu": 1, "cuda": 16}
 
 
 class NotebookSide:
@@ -39,11 +34,14 @@ class NotebookSide:
     def __init__(self, rung: str) -> None:
         data = corpus()
         self.seq_len, self.validation = data.seq_len, sequences(data.validation, data.seq_len)
-        self.notebook = Notebook(RUNGS[rung], data.tokenizer.vocab_size, sequences(data.train, data.seq_len), data.tokenizer.start)
+        ids, device = sequences(data.train, data.seq_len), measure.device()
+        self.notebook = Notebook(RUNGS[rung], data.tokenizer.vocab_size, ids, data.tokenizer.start, device)
+        self.together = TOGETHER[device]
 
     def step(self) -> tuple[float, float]:
         """One training step."""
-        return measure.timed(self.notebook.step)
+        times = measure.timed(lambda: [self.notebook.step() for _ in range(self.together)])
+        return _scaled(times, 1 / self.together)
 
     def evaluate(self, full: bool) -> tuple[float, float]:
         """Both passes, scaled to the whole validation set."""
@@ -61,64 +59,16 @@ class NotebookSide:
         return measure.peak_bytes()
 
 
-class HarnessSide:
-    """The harness's own step, evaluation and sampling, timed."""
-
-    def __init__(self, rung: str) -> None:
-        self.data = corpus()
-        self.spec = run_spec(rung, self.data)
-        self.state = start(self.spec, "cpu")
-        self.order = Order(self.data.train.n_texts, self.spec.batch_size, self.spec.seed)
-        self.done = 0
-
-    def step(self) -> tuple[float, float]:
-        """One training step."""
-        return measure.timed(self._step)
-
-    def _step(self) -> None:
-        rows = self.order.rows(self.done)
-        self.done += 1
-        forward_backward(self.spec, self.state, self.data.train, rows, self.done, "cpu")
-        update(self.state, self.spec.lr)
-
-    def evaluate(self, full: bool) -> tuple[float, float]:
-        """The whole validation set."""
-        return measure.timed(lambda: evaluate(self.state.model, self.data, self.data.validation))
-
-    def sample(self, full: bool) -> tuple[float, float]:
-        """All samples, by a model whose texts end where the corpus's do."""
-        model = self.state.model
-        end_like_the_corpus(model, self.data)
-        tokenizer, seq_len = self.data.tokenizer, self.data.seq_len
-        return measure.timed(lambda: sample(model, SAMPLES, [1.0], seed=0, tokenizer=tokenizer, seq_len=seq_len))
-
-    def peak(self) -> int:
-        """Peak memory so far, bytes."""
-        return measure.peak_bytes()
-
-
-def end_like_the_corpus(model: torch.nn.Module, data: Corpus) -> None:
-    """Replace the output layer's weights by a bias: every token is as likely as any, the end once in a mean text length."""
-    head = model.get_submodule("head")
-    assert isinstance(head, torch.nn.Linear) and head.bias is not None
-    others = head.out_features - 2
-    with torch.no_grad():
-        head.weight.zero_()
-        head.bias.zero_()
-        head.bias[data.tokenizer.end] = math.log(others / (float(np.mean(data.train.lengths)) - 1))
-
-
 def _scaled(times: tuple[float, float], factor: float) -> tuple[float, float]:
     return times[0] * factor, times[1] * factor
 
 
 def compare_rung(rung: str, rounds: int, full: bool) -> dict[str, Any]:
     """All parts of one rung, the three sides in turns."""
-    sides = {
-        "notebook": Remote(NotebookSide, rung),
-        "notebook_allocator": Remote(NotebookSide, rung, allocator=True),
-        "harness": Remote(HarnessSide, rung, allocator=True),
-    }
+    is_cpu = measure.device() == "cpu"
+    tuned = {"notebook_allocator": Remote(NotebookSide, rung, allocator=True)} if is_cpu else {}
+    sides = {"notebook": Remote(NotebookSide, rung), **tuned, "harness": Remote(HarnessSide, rung, allocator=True)}
+    full = full or not is_cpu
     few = 3 if full else FEW_ROUNDS[rung]
     try:
         before = {name: side("peak") for name, side in sides.items()}
@@ -128,19 +78,17 @@ def compare_rung(rung: str, rounds: int, full: bool) -> dict[str, Any]:
                 side(method, *given)
             parts[method] = measure.in_turns({name: partial(side, method, *given) for name, side in sides.items()}, turns)
             if method == "step":
-                peaks = {name: side("peak") for name, side in sides.items()}
+                peaks, capturing_s = {name: side("peak") for name, side in sides.items()}, sides["harness"]("capturing_s")
     finally:
         for side in sides.values():
             side.close()
-    return {"parts": {name: _part(times) for name, times in parts.items()}, "peak_bytes": peaks, "peak_bytes_before_training": before}
+    memory = {"peak_bytes": peaks, "peak_bytes_before_training": before}
+    return {"parts": {name: _part(times) for name, times in parts.items()}, "capturing_s": capturing_s, **memory}
 
 
 def _part(times: Times) -> dict[str, Any]:
-    return {
-        "seconds": measure.seconds(times),
-        "against_notebook": measure.compare(times, "notebook", "harness"),
-        "against_notebook_allocator": measure.compare(times, "notebook_allocator", "harness"),
-    }
+    against = {f"against_{name}": measure.compare(times, name, "harness") for name in times if name != "harness"}
+    return {"seconds": measure.seconds(times), **against}
 
 
 def epoch(rung: dict[str, Any], n_texts: int) -> dict[str, Any]:
@@ -149,11 +97,12 @@ def epoch(rung: dict[str, Any], n_texts: int) -> dict[str, Any]:
     steps = -(-n_texts // 32)
     totals = {side: steps * parts["step"][side] + parts["evaluate"][side] + parts["sample"][side] for side in parts["step"]}
     beside = (parts["evaluate"]["harness"] + parts["sample"]["harness"]) / (steps * parts["step"]["harness"])
+    same = {"ratio_same_allocator": totals["notebook_allocator"] / totals["harness"]} if "notebook_allocator" in totals else {}
     return {
         "composed": f"{steps} steps + 1 evaluation + 1 set of {SAMPLES} samples, each as measured; no epoch was run",
         "seconds": totals,
         "ratio": totals["notebook"] / totals["harness"],
-        "ratio_same_allocator": totals["notebook_allocator"] / totals["harness"],
+        **same,
         "evaluation_and_samples_of_training": beside,
     }
 
@@ -165,15 +114,16 @@ def summary(rungs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
         parts, whole, peaks = rung["parts"], rung["epoch"], rung["peak_bytes"]
         numbers = {
             "training_step_ratio": parts["step"]["against_notebook"]["ratio"],
-            "training_step_ratio_same_allocator": parts["step"]["against_notebook_allocator"]["ratio"],
             "training_step_ratio_cpu_time": parts["step"]["against_notebook"]["ratio_cpu_time"],
             "evaluation_ratio": parts["evaluate"]["against_notebook"]["ratio"],
             "sampling_ratio": parts["sample"]["against_notebook"]["ratio"],
             "composed_epoch_ratio": whole["ratio"],
-            "composed_epoch_ratio_same_allocator": whole["ratio_same_allocator"],
             "evaluation_and_samples_of_training": whole["evaluation_and_samples_of_training"],
             "peak_memory_ratio": peaks["harness"] / peaks["notebook"],
         }
+        if "ratio_same_allocator" in whole:
+            numbers["training_step_ratio_same_allocator"] = parts["step"]["against_notebook_allocator"]["ratio"]
+            numbers["composed_epoch_ratio_same_allocator"] = whole["ratio_same_allocator"]
         for key, value in numbers.items():
             out.setdefault(key, {})[name] = round(float(value), 3)
     return out
@@ -188,7 +138,8 @@ def main() -> None:
     given = parser.parse_args()
     data = corpus()
     facts = {"source": data.source, "train_texts": data.train.n_texts, "mean_length": float(np.mean(data.train.lengths))}
-    result: dict[str, Any] = {"machine": measure.machine(), "data": facts, "full": given.full, "rungs": {}}
+    full = given.full or measure.device() == "cuda"
+    result: dict[str, Any] = {"machine": measure.machine(), "data": facts, "full": full, "rungs": {}}
     for rung in given.rungs.split(","):
         measured = compare_rung(rung, given.pairs or ROUNDS[rung] * (3 if given.full else 1), given.full)
         result["rungs"][rung] = measured | {"epoch": epoch(measured, data.train.n_texts)}

@@ -2,12 +2,13 @@
 
     python -m benchmarks.page
 
-A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, NAME being that of a result. A target that was missed is said beside
-the number.
+A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, NAME being that of a result; those of a GPU end in -cuda. A target that
+was missed is said beside the number.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,45 @@ from benchmarks._measure import RESULTS
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RUNGS = ("87k", "557k", "5M", "10M")
 Results = Mapping[str, Any]
-# What each comparison with the notebook is called, how it is shown, and its target a rung; a target on memory or a share is a most.
-NOTEBOOK: dict[str, tuple[str, str, Sequence[float]]] = {
-    "training_step_ratio": ("training step", "{:.1f}x", (5, 5, 6, 6)),
-    "training_step_ratio_same_allocator": ("the same, the notebook with the allocator setting too", "{:.1f}x", ()),
-    "training_step_ratio_cpu_time": ("training step by CPU seconds", "{:.1f}x", ()),
-    "evaluation_ratio": ("evaluation", "{:.0f}x", ()),
-    "sampling_ratio": ("sampling", "{:.0f}x", ()),
-    "composed_epoch_ratio": ("epoch, composed of steps, an evaluation and samples", "{:.1f}x", (10, 10, 10, 10)),
-    "evaluation_and_samples_of_training": ("evaluation and samples, of training", "{:.1%}", (0.05, 0.05, 0.05, 0.05)),
-    "peak_memory_ratio": ("peak memory of the process", "{:.0%}", (1, 1, 1, 0.25)),
+# What each comparison with the notebook is called, and how it is shown.
+NOTEBOOK = {
+    "training_step_ratio": ("training step", "{:.1f}x"),
+    "training_step_ratio_same_allocator": ("the same, the notebook with the allocator setting too", "{:.1f}x"),
+    "training_step_ratio_cpu_time": ("training step by CPU seconds", "{:.1f}x"),
+    "evaluation_ratio": ("evaluation", "{:.0f}x"),
+    "sampling_ratio": ("sampling", "{:.0f}x"),
+    "composed_epoch_ratio": ("epoch, composed of steps, an evaluation and samples", "{:.1f}x"),
+    "evaluation_and_samples_of_training": ("evaluation and samples, of training", "{:.1%}"),
+    "peak_memory_ratio": ("peak memory of the process", "{:.0%}"),
 }
 # A benchmark just before, of one or two processes, leaves a load of as many.
 BUSY = 2.5
-AT_MOST = frozenset({"evaluation_and_samples_of_training", "peak_memory_ratio"})
-# Hugging Face's Trainer and Lightning; sixteen learning rates against one run, on two processes.
-PEERS_TARGET = (3, 3, 0, 0)
-RATES_TARGET = (8.5, 8.5, 8.5, 0)
+# Says nothing of what a GPU does.
+OF_A_CPU = frozenset({"training_step_ratio_cpu_time"})
+AT_MOST = frozenset({"evaluation_and_samples_of_training", "peak_memory_ratio", "sixteen_rates"})
+# By device, a number a rung, 0 where there is none. `peers`: Hugging Face's Trainer and Lightning. `sixteen_rates`: their time in times of
+# one run's, on two processes or together on a GPU.
+TARGETS: dict[str, dict[str, Sequence[float]]] = {
+    "cpu": {
+        "training_step_ratio": (5, 5, 6, 6),
+        "composed_epoch_ratio": (10, 10, 10, 10),
+        "evaluation_and_samples_of_training": (0.05, 0.05, 0.05, 0.05),
+        "peak_memory_ratio": (1, 1, 1, 0.25),
+        "peers": (3, 3, 0, 0),
+        "sixteen_rates": (8.5, 8.5, 8.5, 0),
+    },
+    "cuda": {
+        "training_step_ratio": (10, 10, 14, 16),
+        "composed_epoch_ratio": (30, 30, 30, 30),
+        "evaluation_and_samples_of_training": (0.05, 0.05, 0.05, 0.05),
+        "peak_memory_ratio": (1, 1, 1, 0.25),
+        "peers": (5, 5, 2, 2),
+        "sixteen_rates": (1.3, 2.6, 9, 0),
+    },
+}
+# The share of tracking, record and plan, and the seconds of the whole study where they are asked for.
+KEPT_TARGET = {"cpu": 0.01, "cuda": 0.02}
+STUDY_S = {"cpu": 0.0, "cuda": 300.0}
 STUDY_PARTS = {
     "training": "training", "evaluation": "evaluation", "sampling_best": "samples at a new best", "sampling_end": "samples at the end",
     "capturing": "captures of steps (on a GPU)",
@@ -54,7 +77,8 @@ def fill(page: str, results: Mapping[str, Results]) -> str:
         first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, found, rest = page.partition(first)
         assert found and last in rest, f"docs/performance.md has no place for {name}"
-        made = table(results[name]) if name in results else f"Not measured yet: `python -m benchmarks.{name}`."
+        command = f"`python -m benchmarks.{name.removesuffix('-cuda')}`{' where there is a CUDA device' * name.endswith('-cuda')}"
+        made = table(results[name]) if name in results else f"Not measured yet: {command}."
         page = f"{before}{first}\n\n{made}\n\n{last}{rest.partition(last)[2]}"
     return page
 
@@ -72,43 +96,48 @@ def where(result: Results) -> str:
     busy = f", **while other work kept it busy** (load {load:.1f})" if load > BUSY else ""
     data = result.get("data", {})
     texts = f" {data['train_texts']:,} texts of {data['mean_length']:.0f} tokens on average ({data['source']})." if data else ""
-    return f"{on['date'][:10]}, {on['cpu']}, {on['machine'].split(', ')[1]}, torch {on['versions']['torch']}{busy}.{texts}"
+    name, cores = on["machine"].split(", ")[:2]
+    device = f"{name} in {on['precision']}, " if name != "CPU" else ""
+    return f"{on['date'][:10]}, {device}{on['cpu']}, {cores}, torch {on['versions']['torch']}{busy}.{texts}"
 
 
-def notebook(result: Results) -> str:
+def notebook(result: Results, device: str = "cpu") -> str:
     """A row a comparison, a column a rung."""
     seen = [rung for rung in RUNGS if rung in result["rungs"]]
     rows = []
-    for key, (name, shown, targets) in NOTEBOOK.items():
-        cells = [_cell(result[key][rung], shown, _target(targets, rung), key in AT_MOST) for rung in seen]
-        rows.append([name, *cells])
+    for key, (name, shown) in NOTEBOOK.items():
+        if key in result and not (device == "cuda" and key in OF_A_CPU):
+            rows.append([name, *(_cell(result[key][rung], shown, key, rung, device) for rung in seen)])
     pairs = {rung: result["rungs"][rung]["parts"]["step"]["against_notebook"]["pairs"] for rung in seen}
     counted = ", ".join(f"{n} at {rung}" for rung, n in pairs.items())
     whole = "whole" if result["full"] else "a part of each, scaled up"
     return f"{grid(['', *seen], rows)}\n\n{where(result)} Pairs of steps: {counted}. Evaluation and sampling of the notebook: {whole}."
 
 
-def _target(targets: Sequence[float], rung: str) -> float:
-    return targets[RUNGS.index(rung)] if targets else 0
+def _cell(value: float, shown: str, key: str, rung: str, device: str) -> str:
+    targets = TARGETS[device].get(key)
+    return _beside(value, shown, targets[RUNGS.index(rung)] if targets else 0, key in AT_MOST)
 
 
-def _cell(value: float, shown: str, target: float, at_most: bool = False) -> str:
+def _beside(value: float, shown: str, target: float, at_most: bool = True) -> str:
+    """A number, with its target where that was missed."""
     missed = target and (value > target if at_most else value < target)
     said = f" (target: {'under ' if at_most else ''}{shown.format(target)})" if missed else ""
     return shown.format(value) + said
 
 
-def crew(result: Results) -> str:
+def crew(result: Results, device: str = "cpu") -> str:
     """How many single runs' time a crew's step takes the place of."""
     sizes = sorted({size for rung in result["rungs"].values() for size in rung}, key=int)
     rows = [[rung, *(f"{found[size]['speedup']:.2f}x" if size in found else "-" for size in sizes)] for rung, found in _rungs(result)]
-    device = next((one["device"] for _, found in _rungs(result) for one in found.values()), "cpu")
     heads = ["", *(f"{size} together" for size in sizes)]
-    if result["processes"]:
-        heads.append("16 runs on two processes, in times of one run")
-        for row in rows:
-            row.append(_cell(result["processes"][row[0]]["sixteen_rates"], "{:.1f}", _target(RATES_TARGET, row[0]), at_most=True))
-    return f"{grid(heads, rows)}\n\nOn {device}. {where(result)}"
+    heads.append("16 runs on two processes, in times of one run" if device == "cpu" else "16 together, in times of one run")
+    for row in rows:
+        own = result["rungs"][row[0]].get("16")
+        processes = result["processes"].get(row[0], {}).get("sixteen_rates")
+        rates = processes if device == "cpu" else 16 / own["speedup"] if own else None
+        row.append("-" if rates is None else _cell(rates, "{:.1f}", "sixteen_rates", row[0], device))
+    return f"{grid(heads, rows)}\n\n{where(result)}"
 
 
 def floor(result: Results) -> str:
@@ -121,21 +150,22 @@ def floor(result: Results) -> str:
     return f"{grid(['', 'step, CPU', 'floor', 'reached', 'bound by'], rows)}\n\nThe machine's rates: {rates}. {where(result)}"
 
 
-def peers(result: Results) -> str:
+def peers(result: Results, device: str = "cpu") -> str:
     """How many times faster a step is than that of each peer."""
     names = {key: name for key, name in result["sides"].items() if key != "harness"}
+    by_cpu = names if device == "cpu" else {}
     rows = []
     for rung, found in _rungs(result):
-        cells = [_cell(found["against"][key]["ratio"], "{:.1f}x", _target(PEERS_TARGET, rung)) for key in names]
-        cpu = [f"{found['against'][key]['ratio_cpu_time']:.1f}x" for key in names]
+        cells = [_cell(found["against"][key]["ratio"], "{:.1f}x", "peers", rung, device) for key in names]
+        cpu = [f"{found['against'][key]['ratio_cpu_time']:.1f}x" for key in by_cpu]
         rows.append([rung, *cells, *cpu, f"{next(iter(found['peer_n_params'].values())):,}"])
-    heads = ["", *names.values(), *(f"{name}, CPU seconds" for name in names.values()), "GPT-2's parameters"]
+    heads = ["", *names.values(), *(f"{name}, CPU seconds" for name in by_cpu.values()), "GPT-2's parameters"]
     return f"{grid(heads, rows)}\n\n{where(result)}"
 
 
-def study(result: Results) -> str:
-    """Where the time of a whole study goes: shares of all CPU seconds, and the runs of each stage."""
-    part, whole = result["shares_of_cpu"], result["whole"]
+def study(result: Results, device: str = "cpu") -> str:
+    """Where the time of a whole study goes: shares of all CPU seconds, or on a GPU of the time, and the runs of each stage."""
+    part, whole = result["shares"], result["whole"]
     rows = [[STUDY_PARTS[name], f"{share:.1%}"] for name, share in sorted(part.items(), key=lambda one: -one[1])]
     of_stages = [
         [name, str(stage["runs"]), f"{stage['time_s']:.0f} s", *(f"{_share(stage, names):.1%}" for names in STAGE_PARTS.values())]
@@ -144,12 +174,14 @@ def study(result: Results) -> str:
     beside, kept = result["evaluation_and_samples_of_training"], result["tracking_record_and_plan_of_study"]
     cpu = whole["driver_cpu_s"] + whole["workers_cpu_s"]
     both = [
-        f"Evaluation and samples are {_cell(beside, '{:.1%}', 0.05, True)} of training.",
-        f"Tracking, record and plan are {_cell(kept, '{:.1%}', 0.01, True)} of the study.",
-        f"{result['study']}: {whole['wall_s']:.0f} s, {cpu:.0f} s of CPU, planned at {result['plan']['estimated_s']:.0f} s.",
+        f"Evaluation and samples are {_beside(beside, '{:.1%}', 0.05)} of training.",
+        f"Tracking, record and plan are {_beside(kept, '{:.1%}', KEPT_TARGET[device])} of the study.",
+        f"{result['study']}: {_beside(whole['wall_s'], '{:.0f} s', STUDY_S[device])}, {cpu:.0f} s of CPU, planned at "
+        f"{result['plan']['estimated_s']:.0f} s.",
     ]
     stages = grid(["stage", "runs", "time of runs", *STAGE_PARTS], of_stages)
-    return f"{grid(['of all CPU seconds', 'share'], rows)}\n\n{stages}\n\n{' '.join(both)} {where(result)}"
+    heads = ["of all CPU seconds" if device == "cpu" else "of the time", "share"]
+    return f"{grid(heads, rows)}\n\n{stages}\n\n{' '.join(both)} {where(result)}"
 
 
 def _share(stage: Results, names: Sequence[str]) -> float:
@@ -160,7 +192,12 @@ def _rungs(result: Results) -> list[tuple[str, Any]]:
     return [(rung, result["rungs"][rung]) for rung in RUNGS if rung in result["rungs"]]
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"notebook": notebook, "peers": peers, "crew": crew, "study": study, "floor": floor}
+ON_EITHER = {"notebook": notebook, "peers": peers, "crew": crew, "study": study}
+TABLES: dict[str, Callable[[Results], str]] = {
+    **ON_EITHER,
+    "floor": floor,
+    **{f"{name}-cuda": partial(table, device="cuda") for name, table in ON_EITHER.items()},
+}
 
 
 def kept() -> dict[str, Results]:

@@ -4,7 +4,8 @@
 
 Every side sees the same 32 texts a step, padded to the longest by the peers and packed by the harness, and learns the same real tokens.
 GPT-2's heads share its width and its MLP is four times as wide, so equal size is the nearest count of that family.
-Blocks of steps in turns, one thread each. Results: benchmarks/results/peers.json.
+Blocks of steps in turns, one thread each. Where there is a CUDA device all of it runs there, the peers in float32 as they are by default.
+Results: benchmarks/results/peers.json, or peers-cuda.json.
 """
 
 import argparse
@@ -19,16 +20,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import _measure as measure
+from benchmarks._harness_side import HarnessSide
 from benchmarks._measure import Remote, Times
 from benchmarks._setup import RUNGS, corpus, run_spec
-from benchmarks.notebook import HarnessSide
 from harness import accounting
 from harness.data.batches import Order
 from harness.data.corpus import Corpus
 
 BATCH, HEADS = 32, 4
 # Steps a block, of which the first warms up; blocks a rung.
-STEPS, ROUNDS = 5, {"87k": 5, "557k": 4, "5M": 2, "10M": 2}
+STEPS = 5 if measure.device() == "cpu" else 50
+ROUNDS = {"87k": 5, "557k": 4, "5M": 2, "10M": 2}
 PACKAGES = ("transformers", "accelerate", "lightning")
 SIDES = {"harness": "harness", "trainer": "Hugging Face Trainer, GPT-2", "lightning": "PyTorch Lightning, GPT-2"}
 
@@ -77,12 +79,15 @@ class Clock:
         self.marks: list[tuple[float, float]] = []
 
     def mark(self) -> None:
-        """The end of a step."""
+        """The end of a step; the first and the last one are waited for, where steps are begun ahead of a device."""
+        if torch.cuda.is_initialized() and len(self.marks) in (0, STEPS - 1):
+            torch.cuda.synchronize()
         self.marks.append((perf_counter(), process_time()))
 
-    def median(self) -> tuple[float, float]:
-        """Of a step, the first left out."""
-        wall, cpu = np.median(np.diff(np.array(self.marks), axis=0), axis=0)
+    def a_step(self) -> tuple[float, float]:
+        """Wall and CPU seconds of one, the first left out: the median, or on a GPU, where single ones say nothing, the mean."""
+        steps = np.diff(np.array(self.marks), axis=0)
+        wall, cpu = (np.mean if torch.cuda.is_initialized() else np.median)(steps, axis=0)
         return float(wall), float(cpu)
 
 
@@ -99,11 +104,11 @@ class PeerSide:
         return sum(p.numel() for p in self.model.parameters())
 
     def block(self) -> tuple[float, float]:
-        """Median seconds of a step."""
+        """Seconds of a step."""
         texts, clock = Ordered(self.data, self.order, self.done, STEPS), Clock()
         self.done += STEPS
         (self._trainer if self.peer == "trainer" else self._lightning)(texts, clock)
-        return clock.median()
+        return clock.a_step()
 
     def _trainer(self, texts: Ordered, clock: Clock) -> None:
         from torch.utils.data import SequentialSampler
@@ -126,7 +131,7 @@ class PeerSide:
                 lr_scheduler_type="constant",
                 save_strategy="no",
                 report_to=[],
-                use_cpu=True,
+                use_cpu=measure.device() == "cpu",
                 disable_tqdm=True,
                 logging_strategy="no",
                 dataloader_pin_memory=False,
@@ -154,7 +159,7 @@ class PeerSide:
                 clock.mark()
 
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-        trainer = lightning.Trainer(accelerator="cpu", devices=1, max_steps=STEPS, **quiet)
+        trainer = lightning.Trainer(accelerator=measure.device().replace("cuda", "gpu"), devices=1, max_steps=STEPS, **quiet)
         trainer.fit(Module(), DataLoader(texts, batch_size=BATCH, collate_fn=collate))
 
 
@@ -162,7 +167,9 @@ class HarnessBlocks(HarnessSide):
     """The harness over the same blocks."""
 
     def block(self) -> tuple[float, float]:
-        """Median seconds of a step, the first left out."""
+        """Seconds of a step, the first left out; on a GPU those of a longer block."""
+        if self.steps.device != "cpu":
+            return self.step()
         wall, cpu = np.median(np.array([self.step() for _ in range(STEPS)][1:]), axis=0)
         return float(wall), float(cpu)
 

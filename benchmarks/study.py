@@ -4,7 +4,7 @@
 
 The study is run as `python -m harness.run` would, in an empty folder that is removed; `--within` scales it down, and the result says so.
 Runs' own parts are those of the record; the driver's are counted around its functions. Shares are of CPU seconds, which other work on the
-machine leaves alone. Results: benchmarks/results/study.json.
+machine leaves alone; where runs are trained on a GPU, of the wall's. Results: benchmarks/results/study.json, or study-cuda.json.
 """
 
 import argparse
@@ -84,22 +84,26 @@ def stages(record: Record) -> dict[str, dict[str, Any]]:
     return found
 
 
-def shares(whole: dict[str, Any], by_stage: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Shares of all CPU seconds; what is left is the start of processes and of runs, the live table and the waiting for workers."""
-    total = whole["driver_cpu_s"] + whole["workers_cpu_s"]
-    cpu = {part: sum(stage["parts"][part][1] for stage in by_stage.values()) for part in PARTS}
-    cpu |= {piece: seconds[1] for piece, seconds in whole["driver"].items()}
-    cpu["rest"] = total - sum(cpu.values())
-    return {name: value / total for name, value in cpu.items()}
+def shares(whole: dict[str, Any], by_stage: dict[str, dict[str, Any]], device: str = "cpu") -> dict[str, float]:
+    """Shares of all CPU seconds; what is left is the start of processes and of runs, the live table and the waiting for workers.
+
+    On a GPU they are of the wall's seconds: of what the driver does beside the runs, nothing is left then.
+    """
+    clock, total = (1, whole["driver_cpu_s"] + whole["workers_cpu_s"]) if device == "cpu" else (0, whole["wall_s"])
+    spent = {part: sum(stage["parts"][part][clock] for stage in by_stage.values()) for part in PARTS}
+    spent |= {piece: seconds[clock] for piece, seconds in whole["driver"].items()}
+    left = total - sum(spent.values())
+    spent["rest"] = left if device == "cpu" else max(0.0, left)
+    return {name: value / total for name, value in spent.items()}
 
 
-def summary(whole: dict[str, Any], by_stage: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def summary(whole: dict[str, Any], by_stage: dict[str, dict[str, Any]], device: str = "cpu") -> dict[str, Any]:
     """The shares, and the two that have a target."""
-    part = shares(whole, by_stage)
+    part = shares(whole, by_stage, device)
     beside = part["evaluation"] + part["sampling_best"] + part["sampling_end"]
     kept = sum(part.get(piece, 0.0) for piece in ("tracking", "record", "planning", "calibration"))
     return {
-        "shares_of_cpu": part,
+        "shares": part,
         "evaluation_and_samples_of_training": beside / part["training"],
         "tracking_record_and_plan_of_study": kept,
     }
@@ -135,8 +139,15 @@ def main() -> None:
             os.chdir(home)
     by_stage = stages(record)
     plan = {name: record.plan.get(name) for name in ("estimated_s", "within_s", "cut", "workers", "device")}
-    result = {"machine": machine, "study": label, "plan": plan, **summary(whole, by_stage), "whole": whole, "stages": by_stage}
-    for name, share in sorted(result["shares_of_cpu"].items(), key=lambda item: -item[1]):
+    result = {
+        "machine": machine,
+        "study": label,
+        "plan": plan,
+        **summary(whole, by_stage, measure.device()),
+        "whole": whole,
+        "stages": by_stage,
+    }
+    for name, share in sorted(result["shares"].items(), key=lambda item: -item[1]):
         print(f"{name:14} {share:7.2%}")
     print(f"evaluation and samples, of training: {result['evaluation_and_samples_of_training']:.1%}")
     print(f"kept in {measure.keep('study', result)}")

@@ -65,6 +65,30 @@ def test_every_result_of_a_benchmark_has_a_table() -> None:
     assert "| 87k | 2.5x (target: 3.0x) | 2.5x (target: 3.0x) | 2.8x | 2.8x | 87,480 |" in page.peers(peer | {"machine": MACHINE})
 
 
+def test_a_gpu_has_tables_and_targets_of_its_own() -> None:
+    machine = MACHINE | {"machine": "Some GPU, 16 cores, Linux x86_64", "precision": "bfloat16"}
+    result = notebook_result(0.25) | {"machine": machine}
+    result = {key: value for key, value in result.items() if not key.endswith("same_allocator")}
+    crew = {"rungs": {"87k": {"1": {"speedup": 0.9}, "16": {"speedup": 8.0}}, "10M": {"1": {"speedup": 1.0}}}, "processes": {}}
+    text = page.fill(
+        page.PAGE.read_text(encoding="utf-8"), page.kept() | {"notebook-cuda": result, "crew-cuda": crew | {"machine": machine}}
+    )
+    shown = text[text.index("<!-- notebook-cuda -->") :]
+    assert "| training step | 8.0x (target: 16.0x) |" in shown
+    assert all(word not in shown[: shown.index("<!-- end of")] for word in ("allocator", "CPU seconds"))
+    assert "2026-11-20, Some GPU in bfloat16, Some CPU, 16 cores, torch" in shown
+    assert "| 87k | 0.90x | 8.00x | 2.0 (target: under 1.3) |" in shown and "| 10M | 1.00x | - | - |" in shown
+
+
+def test_on_a_gpu_the_shares_are_of_the_time() -> None:
+    by_stage = study.stages(record_with(training=10.0, evaluation=0.5))
+    whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "wall_s": 50.0, "driver": {"tracking": [2.0, 1.0], "record": [1.0, 0.1]}}
+    part = study.shares(whole, by_stage, "cuda")
+    assert part["training"] == pytest.approx(0.8) and part["tracking"] == pytest.approx(0.04)
+    assert part["rest"] == pytest.approx((50 - 40 - 2 - 2 - 1) / 50)
+    assert study.shares(whole | {"wall_s": 40.0}, by_stage, "cuda")["rest"] == 0
+
+
 def record_with(**seconds: float) -> Record:
     """Two runs of one stage with these CPU seconds, and one that was cut off."""
     record, parts = Record(), {part: [2 * cpu, cpu] for part, cpu in seconds.items()}
@@ -80,7 +104,7 @@ def test_shares_of_a_study_sum_to_all_of_it() -> None:
     assert by_stage["ladder"]["runs"] == 2 and by_stage["ladder"]["time_s"] == 100.0
     whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "driver": {"tracking": [9.0, 1.0], "record": [9.0, 0.1], "planning": [9.0, 0.4]}}
     said = study.summary(whole, by_stage)
-    assert sum(said["shares_of_cpu"].values()) == pytest.approx(1.0) and said["shares_of_cpu"]["training"] == pytest.approx(20 / 30)
+    assert sum(said["shares"].values()) == pytest.approx(1.0) and said["shares"]["training"] == pytest.approx(20 / 30)
     assert said["evaluation_and_samples_of_training"] == pytest.approx(0.075)
     assert said["tracking_record_and_plan_of_study"] == pytest.approx(1.5 / 30)
     table = {"study": "s", "plan": {"estimated_s": 9.0}, "machine": MACHINE, "whole": whole | {"wall_s": 60.0}, "stages": by_stage} | said

@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import _harness_side
 from benchmarks import _measure as measure
+from benchmarks._harness_side import Steps, end_like_the_corpus
 from benchmarks._notebook_model import Notebook, Transformer, decoder_weights
 from benchmarks._setup import RUNGS, sequences, text_column
-from benchmarks.notebook import end_like_the_corpus
+from harness.ahead import Ahead
 from harness.data.batches import padded
 from harness.generate import sample
 from models.decoder import Model, Shape
@@ -64,6 +66,23 @@ def test_the_notebook_learns_scores_and_samples() -> None:
     assert after < before and 0 <= top1 <= 1
     texts = notebook.sample(3, 150, list(range(149)))
     assert texts.shape == (3, 149) and (texts[:, 0] == data.tokenizer.start).all() and len(np.unique(texts)) > 5
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_harness_makes_the_same_steps_of_a_run_by_itself_and_in_a_crew(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step at a time on a CPU; as on a GPU, in blocks."""
+    if ahead:
+        monkeypatch.setattr(_harness_side, "ahead_of", Ahead)
+        monkeypatch.setattr(_harness_side, "BLOCK", 3)
+    monkeypatch.setitem(RUNGS, "87k", SMALL)
+    alone, crew = (Steps("87k", tiny.corpus(), size, "cpu") for size in (1, 2))
+    for side in (alone, crew):
+        while side.done < 6:
+            assert side.seconds()[0] > 0
+        assert side.done == 6 and side.capturing_s == 0.0
+    ids_BT = torch.randint(0, 29, (4, 50))
+    one, same, other = (state.model.eval()(ids_BT) for state in (*alone.states, *crew.states))
+    assert (one - same).abs().max() < 1e-5 < (one - other).abs().max()
 
 
 def test_texts_end_as_often_as_the_corpus_does() -> None:
