@@ -230,11 +230,14 @@ def _observation(record: Record, key: str) -> Observation | None:
 
 
 def _planned(record: Record, key: str) -> Cost | None:
-    """What a run's rung was priced at, where the plan says so and means this run's batches."""
+    """What a run's rung was priced at, where the plan says so for this run's batches."""
     selected = record.selected[key]
     cost = next((rung.get("cost") for rung in record.plan["rungs"] if rung["rung"] == selected["rung"]), None)
-    batch = record.study.get("train", {}).get("batch_size", selected["spec"]["batch_size"])
-    return Cost(**cost) if cost and selected["spec"]["batch_size"] == batch else None
+    texts = selected["spec"]["batch_size"]
+    own = record.study.get("train", {}).get("batch_size", texts)
+    if not cost or (texts != own and cost.get("text_step_s") is None):
+        return None
+    return Cost(**cost).of_batch(texts, own)
 
 
 def work_of(record: Record, key: str) -> Work:

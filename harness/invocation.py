@@ -21,7 +21,7 @@ from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
 from harness.errors import DONE, INTERRUPTED, RUNS_FAILED, PreflightError, StudyError
 from harness.plan import Machine, Plan, make, study_digest
-from harness.pricing import Cost, DataSize
+from harness.pricing import Cost, DataSize, batch_sizes
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.spec import Device, Study
@@ -199,7 +199,26 @@ def calibrate(prepared: Prepared, machine: Machine, pool: Pool, known: Calibrati
         largest = missing[0]
         process_bytes = max(process_bytes, measured[largest.rung].process_bytes - largest.memory_bytes)
         costs |= {rung: replace(cost, margin=known.margin) for rung, cost in measured.items()}
-    return {rung: replace(cost, process_bytes=process_bytes) for rung, cost in costs.items()}
+    costs = {rung: replace(cost, process_bytes=process_bytes) for rung, cost in costs.items()}
+    return _with_batch_sizes(prepared, stages, costs, pool, known)
+
+
+def _with_batch_sizes(prepared: Prepared, stages: Stages, costs: dict[str, Cost], pool: Pool, known: Calibration) -> dict[str, Cost]:
+    """Where batch sizes are searched: by how much a step grows with its texts, between the smallest and the largest of them."""
+    sizes = batch_sizes(prepared.study)
+    if len(sizes) < 2:
+        return costs
+    samples, found = prepared.study.samples.model_dump(mode="json"), dict[int, dict[str, Cost]]()
+    for texts in (sizes[-1], sizes[0]):
+        specs = {rung.rung: stages.probe(rung, texts) for rung in reversed(stages.plan.rungs)}
+        found[texts] = calibration.costs(known, specs, prepared.size, samples)
+        measured = _measure([spec for rung, spec in specs.items() if rung not in found[texts]], pool)
+        found[texts] |= {rung: replace(cost, margin=known.margin) for rung, cost in measured.items()}
+    slopes = {}
+    for rung, cost in costs.items():
+        low, high = (found[texts][rung].margin * found[texts][rung].step_s for texts in (sizes[0], sizes[-1]))
+        slopes[rung] = max(0.0, high - low) / (sizes[-1] - sizes[0]) / cost.margin
+    return {rung: replace(cost, text_step_s=slopes[rung]) for rung, cost in costs.items()}
 
 
 def _measure(specs: Sequence[RunSpec], pool: Pool) -> dict[str, Cost]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -42,7 +42,8 @@ class Cost:
 
     `process_bytes`: memory of a worker beside what its model, optimizer and activations take. `runs`: how many finished runs they come
     from, 0 where they were measured in a few steps. A run takes `margin` times what its parts come to. `crew`: how many runs of the shape
-    train together; `step_s` is then a run's share.
+    train together; `step_s` is then a run's share. `text_step_s`: by how much a step grows with a further text of its batch, where
+    other batch sizes are searched.
     """
 
     step_s: float
@@ -53,6 +54,14 @@ class Cost:
     margin: float = MARGIN
     runs: int = 0
     crew: int = 1
+    text_step_s: float | None = None
+
+    def of_batch(self, texts: int, own: int) -> "Cost":
+        """The price at another batch size than its own: a line through what was measured, and no less than the texts' share."""
+        if texts == own or self.text_step_s is None:
+            return self
+        step_s = self.step_s + (texts - own) * self.text_step_s
+        return replace(self, step_s=max(step_s, self.step_s * min(1.0, texts / own)))
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,17 @@ def step_tokens(study: Study, size: DataSize) -> float:
     return size.n_train * size.mean_tokens / steps_per_epoch(size, study.train.batch_size)
 
 
+def batch_sizes(study: Study) -> tuple[int, ...]:
+    """The batch sizes that a search tries, smallest first; none where it leaves them alone."""
+    dimension = study.search.space.get("train.batch_size") if study.search.trials else None
+    return () if dimension is None else tuple(sorted(int(choice) for choice in dimension.choices))
+
+
+def steps_of_batch(study: Study, steps: int, texts: int) -> int:
+    """Steps of a budget that is given at the study's own batch size, at another: it has as many tokens."""
+    return steps if texts == study.train.batch_size else max(1, round(steps * study.train.batch_size / texts))
+
+
 def extension_trials(study: Study) -> int:
     """The most trials by which a search may exceed `search.trials`; none is ever needed without a search."""
     return EXTENSION_TRIALS * study.search.extend if study.search.trials else 0
@@ -163,14 +183,18 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
     per_token = _flops_per_token(rung, size)
     defaults = 1 if study.search.trials else 0
     ladder_runs = study.seeds * (1 + len(further)) + defaults
-    ladder_s = [_run_s(study, size, cost, s, True) for s in (steps, *further)]
+    own = study.train.batch_size
+    searched = batch_sizes(study) or (own,)
+    # Which batch size will be chosen is not known: trials are priced at the mean of those that are tried, kept runs at the dearest.
+    trial_s = sum(_run_s(study, size, cost, steps, False, texts=texts) for texts in searched) / len(searched)
+    ladder_s = [max(_run_s(study, size, cost, s, True, texts=texts) for texts in searched) for s in (steps, *further)]
     # With a pruner about a quarter of the trials' steps is never made (docs/log.md), which pays for an extension.
     extension = extension_trials(study) if trials and study.search.pruner == "none" else 0
-    search_s = (trials + extension) * _run_s(study, size, cost, steps, False)
-    estimated = search_s + study.seeds * sum(ladder_s) + defaults * ladder_s[0]
+    search_s = (trials + extension) * trial_s
+    estimated = search_s + study.seeds * sum(ladder_s) + defaults * _run_s(study, size, cost, steps, True)
     counts = rung.counts
     # What a batch holds at once: its real tokens, or all positions where padding is learned.
-    batch_tokens = round(study.train.batch_size * (study.data.seq_len - 1 if study.train.padding == "learn" else size.mean_tokens))
+    batch_tokens = round(max(own, *searched) * (study.data.seq_len - 1 if study.train.padding == "learn" else size.mean_tokens))
     return RungPlan(
         rung=rung.name,
         family=rung.family,
@@ -185,7 +209,7 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
         steps=steps,
         budget_steps=tuple(further),
         train_tokens=tokens,
-        epochs=steps / steps_per_epoch(size, study.train.batch_size),
+        epochs=steps / steps_per_epoch(size, own),
         tokens_per_param=tokens / counts.n_params,
         flops_per_token=per_token,
         train_flops=per_token * tokens,
@@ -209,17 +233,22 @@ def _disk_bytes(n_params: int, kept_runs: int, trials: int, budgets: Sequence[in
     return 2 * accounting.weights_bytes(n_params) * kept_runs + runs * (RUN_BYTES + STEP_BYTES * max(budgets))
 
 
-def _run_s(study: Study, size: DataSize, cost: Cost, steps: int, keeps: bool, n_texts: int | None = None) -> float:
-    """One run: its steps and evaluations; a run that is kept also samples, and scores the test texts."""
-    count = evaluations_of(study, size, steps, n_texts)
+def _run_s(
+    study: Study, size: DataSize, cost: Cost, steps: int, keeps: bool, n_texts: int | None = None, texts: int | None = None
+) -> float:
+    """One run: its steps and evaluations; a run that is kept also samples, and scores the test texts. `texts`: of its batch."""
+    own = study.train.batch_size
+    texts = texts or own
+    steps, cost = steps_of_batch(study, steps, texts), cost.of_batch(texts, own)
+    count = evaluations_of(study, size, steps, n_texts, texts)
     scored = count * size.eval_texts
     return work_s(cost, Work(steps, scored + size.n_test, count, 1) if keeps else Work(steps, scored, 0, 0))
 
 
-def evaluations_of(study: Study, size: DataSize, steps: int, n_texts: int | None = None) -> int:
-    """How often a run is evaluated."""
-    asked = study.train.evaluations
-    return math.ceil(steps / steps_per_epoch(size, study.train.batch_size, n_texts)) if asked == "every_epoch" else min(int(asked), steps)
+def evaluations_of(study: Study, size: DataSize, steps: int, n_texts: int | None = None, texts: int | None = None) -> int:
+    """How often a run is evaluated. `texts`: of a batch, where that isn't the study's own."""
+    asked, batch = study.train.evaluations, texts or study.train.batch_size
+    return math.ceil(steps / steps_per_epoch(size, batch, n_texts)) if asked == "every_epoch" else min(int(asked), steps)
 
 
 def ablation_steps(study: Study, size: DataSize, rung: RungPlan, n_texts: int) -> int:

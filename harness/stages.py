@@ -12,7 +12,7 @@ import numpy as np
 
 from harness import search as searching
 from harness.plan import Plan
-from harness.pricing import DataSize, RungPlan, ablation_steps, steps_per_epoch
+from harness.pricing import DataSize, RungPlan, ablation_steps, steps_of_batch, steps_per_epoch
 from harness.rates import choose_rate, further_rates, predict_rate, prediction, values_of
 from harness.runspec import RunSpec
 from harness.schedule import evaluation_steps
@@ -148,9 +148,10 @@ class Stages:
         if specs:
             yield Group(tuple(specs))
 
-    def probe(self, rung: RungPlan) -> RunSpec:
-        """A run that is only measured."""
-        return self._spec(rung, "search", self.study.search.default_lr, SEARCH_SEED)
+    def probe(self, rung: RungPlan, texts: int | None = None) -> RunSpec:
+        """A run that is only measured; `texts`: of its batch, where that isn't the study's own."""
+        values = {} if texts is None else {"train.batch_size": texts}
+        return self._spec(rung, "search", self.study.search.default_lr, SEARCH_SEED, values=values)
 
     def _best(self, ladder: Sequence[Ended]) -> tuple[RungPlan, RunSpec] | None:
         """The best rung and one of its runs at the chosen rate."""
@@ -189,9 +190,7 @@ class Stages:
         plain, n_texts = self.study.train, min(train_texts or self.size.n_train, self.size.n_train)
         train = plain.model_copy(update={key.removeprefix("train."): value for key, value in (values or {}).items()})
         steps = rung.steps if steps is None else steps
-        if train.batch_size != plain.batch_size:
-            # The budget is in tokens: a larger batch has fewer steps.
-            steps = max(1, round(steps * plain.batch_size / train.batch_size))
+        steps = steps_of_batch(self.study, steps, train.batch_size)
         return RunSpec(
             stage=stage,
             rung=rung.rung,

@@ -87,9 +87,9 @@ def plan_of(study: invocation.Prepared) -> Plan:
     return make(study.study, study.rungs, study.size, costs, Machine("cpu", 1, 1, "float32"), None)
 
 
-def run(study: invocation.Prepared, folder: Path, watch: Watch | None = None, **options: Any) -> Record:
-    """Carry the study out, or go on with it; its record. Whatever breaks it comes through."""
-    plan = plan_of(study)
+def run(study: invocation.Prepared, folder: Path, watch: Watch | None = None, plan: Plan | None = None, **options: Any) -> Record:
+    """Carry the study out, or go on with it; its record. Whatever breaks it comes through. `plan`: another than `plan_of` makes."""
+    plan = plan or plan_of(study)
     journal = Journal(folder / invocation.JOURNAL)
     try:
         record = Record.of(read(journal.path))

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from harness import calibration, environment, run
-from harness.calibration import Calibration, Observation, keep, load, observations, planned_s, shape_of, weighted_median
+from harness.calibration import Calibration, Observation, keep, load, observations, planned_s, shape_of, weighted_median, work_of
 from harness.failpoints import VARIABLE
+from harness.invocation import new_plan
+from harness.plan import Machine
 from harness.pricing import MARGIN, Cost, Work, work_s
 from harness.record import Record
-from tests import tiny, toy
+from tests import inline, tiny, toy
 from tests.fakes import make_plan, make_study
 
 MACHINE = {"device": "cpu", "name": "some", "threads": 1, "torch": "2.13.0"}
@@ -190,6 +192,33 @@ def test_a_disk_that_refuses_is_said_and_breaks_nothing(tmp_path: Path, monkeypa
     monkeypatch.setenv(VARIABLE, "calibration.write:1:full")
     assert "the disk is full" in calibration.learn(tmp_path, MACHINE, record_of(3))
     assert not list(tmp_path.iterdir())
+
+
+def test_where_batch_sizes_are_searched_a_plan_knows_what_each_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest and the largest are measured too; a run at any of them has a planned time, and is compared with it."""
+    space = {"train.batch_size": {"choices": [4, 8, 16]}}
+    study = inline.prepared(search={"space": space, "pruner": "none"})
+    asked: list[int] = []
+
+    def measured(spec: Any, *given: Any) -> dict[str, Any]:
+        asked.append(spec.batch_size)
+        return asdict(Cost(0.1 + 0.01 * spec.batch_size, 1e-3))
+
+    monkeypatch.setattr("harness.calibrate.measure", measured)
+    machine = Machine("cpu", 1, 1, "float32")
+    with inline.Inline(inline.setting(study, tmp_path)) as pool:
+        plan = new_plan(study, machine, pool, Calibration())
+    assert sorted(asked) == [4, 8, 16]
+    (rung,) = plan.rungs
+    cost = Cost(**rung.cost)
+    assert cost.text_step_s == pytest.approx(0.01)
+    record = inline.run(study, tmp_path, plan=plan)
+    sizes = {selected["spec"]["batch_size"] for selected in record.selected.values() if selected["stage"] == "search"}
+    assert len(sizes) > 1
+    for key, selected in record.selected.items():
+        size, work = selected["spec"]["batch_size"], work_of(record, key)
+        expected = work.steps * (0.1 + 0.01 * size) + work.texts * 1e-3
+        assert planned_s(record, key) == pytest.approx(MARGIN * expected)
 
 
 def test_the_weighted_median() -> None:

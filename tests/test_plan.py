@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.accounting import memory_bytes
 from harness.errors import StudyError
 from harness.plan import COSMETIC, OVERHEAD_S, Plan, duration, runs_of, study_digest
 from harness.pricing import MARGIN, RUN_BYTES, STEP_BYTES, ablation_steps, budget_steps
@@ -46,6 +47,37 @@ def test_the_price_by_hand() -> None:
     assert rung.train_tokens == pytest.approx(4 * 3200 * SIZE.mean_tokens, abs=1)
     assert rung.epochs == 4 and rung.train_flops == pytest.approx(rung.flops_per_token * rung.train_tokens)
     assert rung.six_nd == 6 * rung.n_params * rung.train_tokens
+
+
+def test_searched_batch_sizes_are_priced_each_at_its_own() -> None:
+    """Equal tokens: 64 texts in half of the steps, 8 in four times as many, each of which takes less."""
+    space = {"train.batch_size": {"choices": [64, 8]}}
+    study = make_study(model={"rungs": ["20k"]}, search={"trials": 6, "batch": 2, "pruner": "none", "extend": 0, "space": space})
+    cost = replace(COST, text_step_s=COST.step_s / 64)
+    (rung,) = make_plan(study, costs={"20k": cost}).rungs
+    beside = 20 * 256 * COST.text_s
+    small, own, large = (n * share * COST.step_s + beside for n, share in ((1600, 1 - 24 / 64), (400, 1.0), (200, 1.5)))
+    kept = 400 * COST.text_s + COST.sample_end_s + 20 * COST.sample_best_s
+    # Which of them is kept isn't known: the dearest. The run at the untuned rate has the study's own.
+    expected = 6 * (small + large) / 2 + 2 * (small + kept) + own + kept
+    assert rung.estimated_s == pytest.approx(MARGIN * expected)
+    plain = make_plan(make_study(model={"rungs": ["20k"]})).rungs[0]
+    assert rung.memory_bytes - plain.memory_bytes == pytest.approx(
+        activations(64 * SIZE.mean_tokens) - activations(32 * SIZE.mean_tokens), rel=1e-3
+    )
+
+
+def activations(tokens: float) -> int:
+    """Memory of a 20k run that grows with its batch."""
+    (rung,) = make_ladder(make_study(model={"rungs": ["20k"]}))
+    return memory_bytes(rung.arch, rung.shape, SIZE.vocab_size, 150, round(tokens))
+
+
+@pytest.mark.parametrize("texts", [1, 8, 32, 500])
+def test_a_step_of_fewer_texts_costs_its_share_at_least(texts: int) -> None:
+    cost = replace(COST, text_step_s=COST.step_s / 20)
+    assert cost.of_batch(texts, 32).step_s >= COST.step_s * min(1.0, texts / 32)
+    assert COST.of_batch(texts, 32) == COST and cost.of_batch(32, 32) == cost
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.2, 0.12, 0.09])
