@@ -17,7 +17,7 @@ from harness.results import Results
 from reports.fits import fits
 from reports.numbers import known, listed
 from reports.rates import rates
-from reports.summary import CHOSEN, Rung, interval, measured
+from reports.summary import Rung, completed, interval, measured
 
 Relation = Literal["same", "texts", "other"]
 # Budgets within this factor are one budget: seeds shuffle texts differently.
@@ -157,15 +157,10 @@ def relation(a: Results, b: Results) -> tuple[Relation, str]:
 
 
 def _pair(a: Rung, b: Rung, in_a: Results, in_b: Results, kind: Relation) -> Pair:
-    ours, theirs = _completed(a), _completed(b)
+    ours, theirs = completed(a.own), completed(b.own)
     found = {m.column: _values(ours, theirs, m.column, m in SUBTRACTED[kind]) for m in (NLL, TOP1, BITS)}
     tokens = [float(own["train_tokens"].mean()) if len(own) else math.nan for own in (ours, theirs)]
     return Pair(a.name, a, b, found, _independent(_log_rate(in_a, a.name), _log_rate(in_b, b.name)), *tokens)
-
-
-def _completed(rung: Rung) -> pd.DataFrame:
-    ladder = rung.ladder
-    return ladder[ladder["lr_source"].isin(CHOSEN) & (ladder["status"] == "completed")]
 
 
 def _values(a: pd.DataFrame, b: pd.DataFrame, column: str, comparable: bool) -> Values:

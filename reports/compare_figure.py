@@ -15,7 +15,7 @@ from harness.analysis.intervals import Interval
 from reports import style
 from reports.compare import BITS, NLL, TOP1, Comparison, Metric
 from reports.numbers import MINUS, known
-from reports.summary import Rung, interval, measured
+from reports.summary import Rung, completed, interval, measured
 
 NAME = "studies"
 ALT = "test results of both studies against parameters, the differences with their intervals, and the best learning rate of each size."
@@ -55,8 +55,7 @@ def _words(metric: Metric) -> str:
 
 
 def _interval(rung: Rung, metric: Metric) -> Interval | None:
-    done = rung.ladder[(rung.ladder["status"] == "completed") & (rung.ladder["lr_source"] != "default")]
-    return interval(done, metric.column)
+    return interval(completed(rung.own), metric.column)
 
 
 def _differences(found: Comparison, metric: Metric) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from reports.blocks import Block, Box, Bullets, Code, Document, Heading, Picture
 from reports.findings import findings
 from reports.limits import limits
 from reports.numbers import count, duration, listed, plural, power, short
-from reports.summary import best, floor, measured, rungs, runs_planned
+from reports.summary import best, floor, measured, rungs, runs_planned, searches
 from reports.training import training_table
 
 # The figures that stand beside the numbers which they show.
@@ -120,8 +120,9 @@ def _rungs(results: Results) -> list[Block]:
         if seeds[-1:] > [1]
         else f"Values rest on {over}: there is no interval"
     )
-    caption = f"Test results, nats per text and per cent. {spread}; columns at the default rate are one run each.{lowest}{bound}"
-    return [Table(tables.rung_table(results, times=False), caption, left=("Rung", "Best rate", "Outcome")), *_training(results)]
+    beside = "; columns at the default rate are one run each" if searches(results) else ""
+    caption = f"Test results, nats per text and per cent. {spread}{beside}.{lowest}{bound}"
+    return [Table(tables.rung_table(results, times=False), caption, left=("Rung", "Best rate", "Rate", "Outcome")), *_training(results)]
 
 
 def _training(results: Results) -> list[Block]:

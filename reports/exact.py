@@ -18,7 +18,7 @@ from reports import sampled
 from reports.fits import Fits, fits
 from reports.numbers import known
 from reports.repeats import Repeats
-from reports.summary import chosen, rungs
+from reports.summary import chosen, completed, rungs
 from reports.together import sample_correlations
 from reports.training import training
 
@@ -66,8 +66,8 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _rung(rung: Any) -> dict[str, Any]:
     names = ("name", "family", "n_params", "lr", "lr_status", "seeds", "nll", "top1", "val_nll", "default_nll", "skipped")
-    keys = rung.ladder[rung.ladder["status"] == "completed"]["key"]
-    return {name: getattr(rung, name) for name in names} | {"keys": list(keys)}
+    default = [rung.default["key"]] if rung.default is not None and rung.default["status"] == "completed" else []
+    return {name: getattr(rung, name) for name in names} | {"keys": [*completed(rung.own)["key"], *default]}
 
 
 def _fits(found: Fits, lock: Lock) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from reports import numbers
 from reports.findings import gap
 from reports.fits import fits
 from reports.numbers import listed, plural, power
-from reports.summary import best, chosen, floor, measured, rungs, stuck
+from reports.summary import best, chosen, default_lr, floor, measured, rungs, searches, stuck
 from reports.training import training
 
 
@@ -45,6 +45,14 @@ def _few_sizes(results: Results) -> Limit | None:
         return None
     text = f"Only {plural(count, 'size')} completed: a trend, and above all its shape, needs 3 or more."
     return Limit("sizes", text, "at least three sizes")
+
+
+def _no_search(results: Results) -> Limit | None:
+    if searches(results):
+        return None
+    rate = power(default_lr(results))
+    text = f"No learning rate was searched: all sizes were trained at {rate}, and differ, for all that is known, by how well it suits them."
+    return Limit("search", text, "a learning rate searched for each size")
 
 
 def _edge(results: Results) -> Limit | None:
@@ -226,6 +234,6 @@ def _one_data_set(results: Results) -> Limit:
 
 
 RULES: tuple[Callable[[Results], Limit | None], ...] = (
-    _few_seeds, _few_sizes, _edge, _unresolved, _skipped, _cut, _still_falling, _stuck, _families, _test_texts, _default_once, _repeats,
-    _no_law, _unchecked, _unlocked, _far, _reach, _improving, _overfitting, _distance, _one_data_set,
+    _no_search, _few_seeds, _few_sizes, _edge, _unresolved, _skipped, _cut, _still_falling, _stuck, _families, _test_texts, _default_once,
+    _repeats, _no_law, _unchecked, _unlocked, _far, _reach, _improving, _overfitting, _distance, _one_data_set,
 )  # fmt: skip

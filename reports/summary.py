@@ -10,14 +10,15 @@ from harness import plan as planning
 from harness.analysis.intervals import Interval, mean_interval
 from harness.results import Results
 
-CHOSEN = ("tuned", "predicted")
+CHOSEN, GIVEN = ("tuned", "predicted"), ("default",)
 
 
 @dataclass(frozen=True)
 class Rung:
     """One model size. Intervals are over the completed seeds at the chosen rate; None where no seed completed.
 
-    `default` is the run at the untuned rate (None where there is none, `default_is_tuned` where the chosen rate is that rate).
+    `own`: all of its ladder's runs at that rate. `default` is the run at the untuned rate (None where there is none, `default_is_tuned`
+    where the chosen rate is that rate).
     Runs planned, ended and the seconds spent are those of its search and its ladder; ablations are counted apart.
     """
 
@@ -31,7 +32,7 @@ class Rung:
     val_nll: Interval | None
     default: Mapping[str, Any] | None
     default_is_tuned: bool
-    ladder: pd.DataFrame
+    own: pd.DataFrame
     skipped: str
     planned_s: float
     spent_s: float
@@ -60,8 +61,22 @@ def rungs(results: Results) -> list[Rung]:
 
 def chosen(results: Results) -> pd.DataFrame:
     """Completed ladder runs at their rung's chosen rate: what every claim about size rests on."""
-    runs = results.runs
-    return runs[(runs["stage"] == "ladder") & runs["lr_source"].isin(CHOSEN) & (runs["status"] == "completed")]
+    return completed(at_chosen_rate(results, results.runs[results.runs["stage"] == "ladder"]))
+
+
+def at_chosen_rate(results: Results, runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of the runs that are at their rung's chosen rate: searched or predicted, or in a study without a search the one it gives."""
+    return runs[runs["lr_source"].isin(CHOSEN if searches(results) else GIVEN)]
+
+
+def completed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those of the runs that came to the end of their budget, or stopped by themselves."""
+    return runs[runs["status"] == "completed"]
+
+
+def searches(results: Results) -> bool:
+    """Whether the study searches learning rates; else all its runs are at the one it gives."""
+    return bool(results.study.get("search", {}).get("trials", 1))
 
 
 def best(results: Results) -> Rung | None:
@@ -122,8 +137,8 @@ def _cells(row: pd.Series) -> dict[str, Any]:
 def _rung(results: Results, name: str, n_params: int) -> Rung:
     runs = results.runs[(results.runs["rung"] == name) & (results.runs["stage"] != "ablation")]
     ladder = runs[runs["stage"] == "ladder"]
-    done = ladder[ladder["lr_source"].isin(CHOSEN) & (ladder["status"] == "completed")]
-    default = ladder[ladder["lr_source"] == "default"]
+    own = at_chosen_rate(results, ladder)
+    done, default = completed(own), ladder.drop(own.index)
     plan: Mapping[str, Any] = next((r for r in results.plan.get("rungs", []) if r["rung"] == name), {})
     searched = results.searches[results.searches["rung"] == name]
     lr = float(searched["lr"].iloc[0]) if len(searched) else float(done["lr"].iloc[0]) if len(done) else float("nan")
@@ -138,9 +153,9 @@ def _rung(results: Results, name: str, n_params: int) -> Rung:
         nll=interval(done, "test_nll"),
         top1=interval(done, "test_top1"),
         val_nll=interval(done, "val_nll"),
-        default=_cells(default.iloc[-1]) if len(default) else None,
-        default_is_tuned=not len(default) and lr == default_lr(results),
-        ladder=ladder,
+        default=_cells(default.iloc[-1]) if len(default) and searches(results) else None,
+        default_is_tuned=searches(results) and not len(default) and lr == default_lr(results),
+        own=own,
         skipped=str(plan.get("skipped") or (left_out.iloc[0] if len(left_out) else "")),
         planned_s=float(plan.get("estimated_s") or float("nan")),
         spent_s=float(runs["time_s"].sum()),

@@ -9,7 +9,7 @@ from harness.analysis.correlation import Correlation, correlate, fisher_interval
 from harness.results import Results
 from reports import numbers
 from reports.numbers import NLL_DECIMALS, NOTHING, PERCENT_DECIMALS, count, duration, fixed, plus_minus, power, short, times_hundred
-from reports.summary import Rung, ablations, chosen, default_lr, ended, interval, rungs
+from reports.summary import Rung, ablations, chosen, default_lr, ended, interval, rungs, searches
 
 # The assignment's own results, padding counted, one seed each, at rate 1e-3 (the last is 166.65 in its
 # table and 116.65 in its text).
@@ -23,7 +23,7 @@ PUBLISHED = {
 
 def rung_table(results: Results, times: bool = True) -> pd.DataFrame:
     """A row per rung: size, chosen rate and its status, test metrics with 95 % intervals over seeds, the default rate, time."""
-    ladder, rate = rungs(results), power(default_lr(results))
+    ladder, rate, searched = rungs(results), power(default_lr(results)), searches(results)
     nll = numbers.column_decimals([r.nll for r in ladder if r.nll], NLL_DECIMALS)
     share = numbers.column_decimals([times_hundred(r.top1) for r in ladder if r.top1], PERCENT_DECIMALS)
     rows = []
@@ -32,13 +32,13 @@ def rung_table(results: Results, times: bool = True) -> pd.DataFrame:
         row = {
             "Rung": rung.name,
             "Parameters": count(rung.n_params),
-            "Best rate": f"{power(rung.lr)} {rung.lr_status}".strip() if numbers.known(rung.lr) else NOTHING,
+            "Best rate" if searched else "Rate": f"{power(rung.lr)} {rung.lr_status}".strip() if numbers.known(rung.lr) else NOTHING,
             "Test NLL": plus_minus(rung.nll, nll),
             "Top-1, %": plus_minus(times_hundred(rung.top1) if rung.top1 else None, share),
-            f"NLL at {rate}": default_nll,
-            f"Top-1 at {rate}, %": default_top1,
-            "Outcome": outcome(rung),
         }
+        if searched:
+            row |= {f"NLL at {rate}": default_nll, f"Top-1 at {rate}, %": default_top1}
+        row["Outcome"] = outcome(rung)
         if times:
             row |= {
                 "Time": duration(rung.spent_s) if rung.spent_s else NOTHING,
@@ -62,8 +62,7 @@ def outcome(rung: Rung) -> str:
     """How the rung's runs at the chosen rate ended: 3 seeds; 2 seeds, 1 diverged; skipped."""
     if rung.skipped:
         return "skipped"
-    runs = rung.ladder[rung.ladder["lr_source"] != "default"]
-    ended = runs["status"].value_counts().sort_index()
+    ended = rung.own["status"].value_counts().sort_index()
     others = [f"{n} {status}" for status, n in ended.items() if status != "completed"]
     return ", ".join([numbers.plural(int(ended.get("completed", 0)), "seed"), *others])
 

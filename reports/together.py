@@ -9,7 +9,7 @@ from harness.analysis.correlation import correlate, fisher_interval, partial
 from harness.results import Results
 from reports import numbers
 from reports.numbers import NLL_DECIMALS, NOTHING, PERCENT_DECIMALS, count, fixed, known, listed, plus_minus, short, times_hundred
-from reports.summary import CHOSEN, chosen, interval
+from reports.summary import at_chosen_rate, chosen, completed, interval
 from reports.summary import budgets as on_fewer_texts
 
 MEASURES = {
@@ -36,8 +36,7 @@ def data_table(results: Results) -> pd.DataFrame:
 
 def grid_runs(results: Results) -> pd.DataFrame:
     """Completed runs of all sizes on all token budgets; empty unless the study asks for a grid."""
-    runs = results.runs
-    runs = runs[runs["stage"].isin(["ladder", "budget"]) & runs["lr_source"].isin(CHOSEN) & (runs["status"] == "completed")]
+    runs = completed(at_chosen_rate(results, results.runs[results.runs["stage"].isin(["ladder", "budget"])]))
     return runs if (runs["stage"] == "budget").any() else runs.iloc[:0]
 
 

@@ -14,7 +14,8 @@ def data_budgets(results: Results) -> list[Block]:
     blocks: list[Block] = [Heading("Data budgets", 2)]
     fewer, grid = together.data_table(results), together.grid_table(results)
     if len(fewer):
-        caption = f"One size on fewer different texts, at the rate tuned on all of them. {NESTED} Where overfitting began is in section 3."
+        begun = "Where overfitting began is in section 3."
+        caption = f"One size on fewer different texts, at the rate of the run on all of them. {NESTED} {begun}"
         blocks.append(Table(fewer, caption, left=("Rung",)))
     if len(grid):
         blocks.append(Table(grid, "All sizes on all token budgets, each with a finished schedule of its own.", left=("Rung",)))

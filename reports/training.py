@@ -8,7 +8,7 @@ import pandas as pd
 from harness.analysis.diagnosis import diagnose_runs
 from harness.results import Results
 from reports.numbers import NOTHING, count, fixed, listed, short
-from reports.summary import rungs
+from reports.summary import at_chosen_rate, rungs
 
 CHOSEN_STAGES = ("ladder", "budget", "ablation")
 
@@ -30,8 +30,9 @@ def training_table(results: Results) -> pd.DataFrame:
     for rung in rungs(results):
         own = found[found["rung"] == rung.name]
         ladder = own[own["stage"] == "ladder"]
-        rows += _row(rung.name, ladder[ladder["lr_source"] != "default"])
-        rows += _row(f"{rung.name}, default rate", ladder[ladder["lr_source"] == "default"])
+        chosen = at_chosen_rate(results, ladder)
+        rows += _row(rung.name, chosen)
+        rows += _row(f"{rung.name}, default rate", ladder.drop(chosen.index))
         for texts, runs in own[own["stage"] == "ablation"].groupby("train_texts", sort=True):
             rows += _row(f"{rung.name}, {count(float(str(texts)))} texts", runs)
         budgets = own[own["stage"] == "budget"]

@@ -11,6 +11,8 @@ from harness.results import Results
 from reports import contents, markdown, numbers, tables
 from reports.blocks import Heading
 from reports.document import figures, write
+from reports.findings import findings
+from reports.limits import limits
 from reports.summary import best, rungs, runs_planned
 from tests.rendered import html_of
 from tests.synthetic import LADDER, change, synthetic_results
@@ -153,6 +155,30 @@ def test_the_rung_table_holds_the_means_of_completed_seeds_only() -> None:
     assert table.loc["230k", "NLL at 1e-3"] == "diverged"
     assert list(table.index) == list(LADDER)[:5]
     assert {"Time", "Planned"} <= set(table.columns) and "Time" not in tables.rung_table(results, times=False)
+
+
+def unsearched(results: Results) -> Results:
+    """The same study without its search: all its runs at the rate that it gives."""
+    runs = results.runs[(results.runs["stage"] != "search") & (results.runs["lr_source"] != "default")]
+    given = {"lr": 1e-3, "lr_source": "default", "lr_status": None}
+    study = results.study | {"search": results.study["search"] | {"trials": 0}}
+    return replace(results, runs=runs.assign(**given), searches=results.searches.iloc[:0], study=study)
+
+
+def test_a_study_without_a_search_has_all_but_what_a_search_gives(tmp_path: Path) -> None:
+    searched = synthetic_results(4)
+    results = unsearched(searched)
+    table, usual = tables.rung_table(results), tables.rung_table(searched)
+    assert list(table["Test NLL"]) == list(usual["Test NLL"]) and list(table["Outcome"]) == list(usual["Outcome"])
+    assert list(table["Rate"][:4]) == ["1e-3"] * 4 and not {"Best rate", "NLL at 1e-3"} & set(table.columns)
+    assert [finding.text for finding in findings(results) if finding.subject == "size"] == [
+        finding.text for finding in findings(searched) if finding.subject == "size"
+    ]
+    first = limits(results)[0]
+    assert first.rule == "search" and "trained at 1e-3" in first.text and "search" not in {limit.rule for limit in limits(searched)}
+    write(results, tmp_path, ["md"])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "columns at the default rate" not in text and {"scaling.png", "curves.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
 
 
 def test_the_published_table_needs_metrics_that_count_padding() -> None:

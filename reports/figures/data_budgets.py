@@ -59,6 +59,6 @@ def caption(frame: pd.DataFrame) -> str:
     known = frame.dropna(subset=["floor"]).groupby("metric")
     best = best_possible.sentence([best_possible.is_near(rows["floor"].iloc[0], rows["value"]) for _, rows in known])
     return (
-        f"{names} trained on {count(low)} to {count(high)} texts, at the rate tuned on all of them. Points are seeds, lines their "
+        f"{names} trained on {count(low)} to {count(high)} texts, at the rate of the run on all of them. Points are seeds, lines their "
         f"means.{best}"
     )

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from harness.results import Results
 from reports import style
 from reports.numbers import listed, power
-from reports.summary import default_lr, interval, rungs
+from reports.summary import completed, default_lr, interval, rungs
 
 TITLE = "What the default rate costs"
 PLACE = 4.5
@@ -21,7 +21,7 @@ def prepare(results: Results) -> pd.DataFrame:
     bowls = results.searches.set_index("rung")["default_regret"] if len(results.searches) else pd.Series(dtype=float)
     rows = []
     for rung in rungs(results):
-        tuned = interval(_tuned(rung.ladder), "val_loss")
+        tuned = interval(completed(rung.own), "val_loss")
         if rung.default is None or tuned is None:
             continue
         ended = rung.default["status"] == "completed" and pd.notna(rung.default["val_loss"])
@@ -34,10 +34,6 @@ def prepare(results: Results) -> pd.DataFrame:
     numeric = ["cost", "reach", "by_bowl"]
     frame[numeric] = frame[numeric].astype(float)
     return frame.sort_values("place", ignore_index=True)[COLUMNS]
-
-
-def _tuned(ladder: pd.DataFrame) -> pd.DataFrame:
-    return ladder[(ladder["lr_source"] != "default") & (ladder["status"] == "completed")]
 
 
 @style.styled

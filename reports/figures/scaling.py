@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from harness.results import Results
 from reports import best_possible, style
 from reports.numbers import known, power
-from reports.summary import Rung, default_lr, measured
+from reports.summary import Rung, completed, default_lr, measured
 
 TITLE = "Size"
 PLACE = 2
@@ -33,7 +33,7 @@ def prepare(results: Results) -> pd.DataFrame:
 
 def _rows(rung: Rung, metric: str) -> list[dict[str, object]]:
     found = rung.nll if metric == "test_nll" else rung.top1
-    flops = rung.ladder[rung.ladder["status"] == "completed"]["train_flops"].mean()
+    flops = completed(rung.own)["train_flops"].mean()
     common = {"rung": rung.name, "family": rung.family, "n_params": rung.n_params, "train_flops": flops, "metric": metric}
     rows: list[dict[str, object]] = []
     if found:
