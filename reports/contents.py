@@ -44,7 +44,10 @@ def _subtitle(results: Results) -> str:
     runs = results.runs[results.runs["status"].notna() & (results.runs["status"] != "skipped")]
     sizes = measured(results)
     reach = f", {short(sizes[0].n_params)} to {short(sizes[-1].n_params)} parameters" if len(sizes) > 1 else ""
-    return f"{plural(len(runs), 'run')} of {plural(len(sizes), 'size')}{reach}, on {results.data.get('source', 'unknown data')}"
+    twice = " in two parametrizations" if len({rung.parametrization for rung in sizes}) > 1 else ""
+    own = sizes if not twice else [rung for rung in sizes if rung.parametrization == "standard"]
+    of = f"{plural(len(own), 'size')}{twice}"
+    return f"{plural(len(runs), 'run')} of {of}{reach}, on {results.data.get('source', 'unknown data')}"
 
 
 def _answer(results: Results) -> list[Block]:

@@ -15,7 +15,7 @@ from harness.analysis.intervals import Interval
 from harness.results import Results
 from reports import batch_sizes, grid_findings, numbers
 from reports.numbers import NLL_DECIMALS, bracketed, listed, plural, power
-from reports.rates import law_in_words, one_ladder, rates, which_ladder
+from reports.rates import IN_WORDS, law_in_words, one_ladder, rates, which_ladder
 from reports.summary import Rung, best, budgets, chosen, default_lr, interval, measured, rungs, stuck
 
 
@@ -30,14 +30,14 @@ class Finding:
 
 def findings(results: Results) -> list[Finding]:
     """All findings of a study; empty before the first completed run."""
+    by_size = [*_sizes(results), _of_grid("surface", grid_findings.surface(results)), _default_rate(results)]
+    rates_of = _rates_by_size(results)
     found = [
         _below_floor(results),
         _critical_batch(results),
         _of_grid("best size", grid_findings.best_size(results)),
-        _size(results),
-        _of_grid("surface", grid_findings.surface(results)),
-        _default_rate(results),
-        _rate_by_size(results),
+        # Both parametrizations are trained to see what becomes of the best rate.
+        *(by_size + rates_of if len(rates_of) < 2 else rates_of + by_size),
         _data(results),
         _floor(results),
         _stuck(results),
@@ -78,8 +78,14 @@ def default_cost(rung: Rung) -> tuple[float, bool] | None:
     return cost, numbers.known(reach) and abs(cost) > reach
 
 
-def _size(results: Results) -> Finding | None:
+def _sizes(results: Results) -> list[Finding | None]:
+    """Along each parametrization by itself: a size is there once in each."""
     ladder = measured(results)
+    kinds = {rung.parametrization: [one for one in ladder if one.parametrization == rung.parametrization] for rung in ladder}
+    return [_size(own, IN_WORDS[kind] if len(kinds) > 1 else "") for kind, own in sorted(kinds.items(), reverse=True)]
+
+
+def _size(ladder: list[Rung], of: str) -> Finding | None:
     if len(ladder) < 2:
         return None
     small, large = ladder[0], ladder[-1]
@@ -87,13 +93,13 @@ def _size(results: Results) -> Finding | None:
     low, high = _pair(small.nll, large.nll)
     ends = f"{low} nats per text at {small.name} and {high} at {large.name}"
     if min(small.seeds, large.seeds) < 2:
-        return Finding("size", f"Test NLL is {ends}, with one seed at an end: no claim about size can rest on it.", False)
+        return Finding("size", f"Test NLL{of} is {ends}, with one seed at an end: no claim about size can rest on it.", False)
     if not separate(small.nll, large.nll):
-        return Finding("size", f"Smallest and largest can't be told apart: test NLL is {ends}.", False)
+        return Finding("size", f"Smallest and largest{of} can't be told apart: test NLL is {ends}.", False)
     verb = "falls" if large.nll.mean < small.nll.mean else "rises"
     change = f"{low} nats per text at {small.name} to {high} at {large.name}"
     counted = plural(small.seeds, "seed") if small.seeds == large.seeds else f"{small.seeds} and {large.seeds} seeds"
-    return Finding("size", f"Test NLL {verb} with size, from {change} ({counted} each).{_steps(ladder)}", True)
+    return Finding("size", f"Test NLL{of} {verb} with size, from {change} ({counted} each).{_steps(ladder)}", True)
 
 
 def _steps(ladder: list[Rung]) -> str:
@@ -139,15 +145,20 @@ def _nats(costs: list[tuple[Rung, float]]) -> str:
     return listed([said[0].format(" nats per text"), *(part.format("") for part in said[1:])])
 
 
-def _rate_by_size(results: Results) -> Finding | None:
-    searches = one_ladder(results.searches.dropna(subset=["lr"])).sort_values("n_params")
-    of = which_ladder(results.searches)
+def _rates_by_size(results: Results) -> list[Finding | None]:
+    twice = results.searches["parametrization"].nunique() > 1
+    return [_rate_by_size(results, kind) for kind in (IN_WORDS if twice else ["standard"])]
+
+
+def _rate_by_size(results: Results, kind: str) -> Finding | None:
+    searches = one_ladder(results.searches.dropna(subset=["lr"]), kind).sort_values("n_params")
+    of = which_ladder(results.searches, kind)
     resolved = searches[searches["lr_status"] == "resolved"]
     if len(searches) < 2:
         return None
     if len(resolved) < 2:
         few = "no search" if resolved.empty else "only one search"
-        return Finding("best rate", f"Whether the best learning rate moves with size can't be told: {few} resolved its minimum.", False)
+        return Finding("best rate", f"Whether the best learning rate{of} moves with size can't be told: {few} resolved its minimum.", False)
     small, large = resolved.iloc[0], resolved.iloc[-1]
     a, b = (Interval(row["lr"], row["fitted_low"], row["fitted_high"], 2) for row in (small, large))
     ends = f"{_rate(small)} at {small['rung']} {{}} {_rate(large)} at {large['rung']}"
@@ -161,7 +172,7 @@ def _rate_by_size(results: Results) -> Finding | None:
         order = f" Over the {len(resolved)} resolved rungs Spearman's rho is {numbers.fixed(rho, 2)}."
     left = len(searches) - len(resolved)
     left_out = f" {plural(left, 'search')} without a resolved minimum {'is' if left == 1 else 'are'} left out." if left else ""
-    law = law_in_words(rates(results))
+    law = law_in_words(rates(results, kind))
     return Finding("best rate", f"The best learning rate{of} {verb} with size, from {ends.format('to')}.{order}{law}{left_out}", True)
 
 

@@ -10,24 +10,27 @@ from reports import numbers
 from reports.numbers import power
 from reports.summary import chosen
 
+# How a sentence on sizes goes on where both parametrizations were trained.
+IN_WORDS = {"standard": " of the standard parametrization", "mup": " under muP"}
 
-def rates(results: Results) -> LadderLaw:
+
+def rates(results: Results, parametrization: str = "standard") -> LadderLaw:
     """The optima of all searches again, with the ladder's seed noise, and their law along one ladder."""
     runs = results.runs
     trials = runs[runs["stage"] == "search"][["rung", "lr", "val_loss", "status"]]
-    among = list(one_ladder(results.searches)["rung"])
+    among = list(one_ladder(results.searches, parametrization)["rung"])
     return ladder_law(results.searches, trials, chosen(results)[["rung", "val_loss"]], ceiling(results), among=among)
 
 
-def one_ladder(searches: pd.DataFrame) -> pd.DataFrame:
-    """The searches of one parametrization, since a size has a best rate in each: the standard ones where there are any."""
-    standard = searches[searches["parametrization"] != "mup"]
-    return standard if len(standard) else searches
+def one_ladder(searches: pd.DataFrame, parametrization: str = "standard") -> pd.DataFrame:
+    """The searches of one parametrization, since a size has a best rate in each; all where there are none of it."""
+    own = searches[(searches["parametrization"] == "mup") == (parametrization == "mup")]
+    return own if len(own) else searches
 
 
-def which_ladder(searches: pd.DataFrame) -> str:
+def which_ladder(searches: pd.DataFrame, parametrization: str = "standard") -> str:
     """Words for the parametrization that `one_ladder` takes, where there are two."""
-    return " of the standard parametrization" if len(one_ladder(searches)) < len(searches) else ""
+    return IN_WORDS[parametrization] if len(one_ladder(searches, parametrization)) < len(searches) else ""
 
 
 def ceiling(results: Results) -> float:

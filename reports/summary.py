@@ -24,6 +24,7 @@ class Rung:
 
     name: str
     family: str
+    parametrization: str
     n_params: int
     lr: float
     lr_status: str
@@ -147,6 +148,7 @@ def _rung(results: Results, name: str, n_params: int) -> Rung:
     return Rung(
         name=name,
         family=str(plan.get("family", "")),
+        parametrization="mup" if plan.get("mup_base") else "standard",
         n_params=n_params,
         lr=lr,
         lr_status=str(status) if pd.notna(status) else "",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from harness.results import Results
-from reports import batch_sizes, tables
+from reports import batch_sizes, contents, tables
 from reports.findings import Finding, findings
 from reports.limits import limits
 from reports.numbers import short
@@ -110,6 +110,23 @@ def test_a_longer_training_is_asked_for_once() -> None:
     assert "the full token budget (16 times as long)" in wanted and "longer training" not in wanted
     uncut = replace(results, plan={**results.plan, "cut": 0})
     assert "longer training" in [limit.remedy for limit in limits(uncut)]
+
+
+def test_each_parametrization_is_followed_by_itself_and_rates_come_first() -> None:
+    results = synthetic_results(4)
+    plan = results.plan | {
+        "rungs": [r | {"mup_base": {"d_model": 8}} if r["rung"] in ("40k", "230k") else r for r in results.plan["rungs"]]
+    }
+    kinds = results.searches["rung"].map({"40k": "mup", "230k": "mup"}).fillna("standard")
+    both = replace(results, plan=plan, searches=results.searches.assign(parametrization=kinds))
+    found = [finding for finding in findings(both) if finding.subject in ("size", "best rate")]
+    assert [finding.subject for finding in found] == ["best rate", "best rate", "size", "size"]
+    standard, mup = found[2:]
+    assert "Test NLL of the standard parametrization falls with size" in standard.text
+    assert " at 20k to " in standard.text and standard.text.index("87k-assignment") and "40k" not in standard.text
+    assert "Test NLL under muP falls with size" in mup.text and " at 40k to " in mup.text and " at 230k" in mup.text
+    assert "of the standard parametrization" in found[0].text and "under muP" in found[1].text and " at 40k" in found[1].text
+    assert "of 2 sizes in two parametrizations" in contents.build(both, [], []).subtitle
 
 
 def test_the_law_of_the_best_rate_is_said_with_its_interval_and_its_check() -> None:

@@ -178,7 +178,9 @@ def test_a_study_without_a_search_has_all_but_what_a_search_gives(tmp_path: Path
     assert first.rule == "search" and "trained at 1e-3" in first.text and "search" not in {limit.rule for limit in limits(searched)}
     write(results, tmp_path, ["md"])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "columns at the default rate" not in text and {"scaling.png", "curves.png"} <= {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "columns at the default rate" not in text and {"scaling.png", "curves.png"} <= {
+        path.name for path in (tmp_path / "figures").iterdir()
+    }
 
 
 def test_the_published_table_needs_metrics_that_count_padding() -> None:
