@@ -1,75 +1,59 @@
 """The harness's own work as a side of the benchmarks: steps of a run or of a crew, evaluation and sampling, on the device that is here.
 
-On a CPU a step is timed by itself. On CUDA steps are made ahead, as in a study: a block of them is timed with the wait at its end and
-without captures, and divided; what captures take is kept beside it.
+Runs make and count their steps as in a study. On a CPU a step is timed by itself. On CUDA a block of steps made ahead is timed, with the
+wait at its end and without captures, and divided; what captures take is kept beside it.
 """
 
 import math
-from time import perf_counter, process_time
+from time import process_time
 
 import numpy as np
 import torch
 
 from benchmarks import _measure as measure
 from benchmarks._setup import corpus, run_spec
-from harness.ahead import ahead_of
-from harness.calibrate import silent
-from harness.crew import Crew
-from harness.data.batches import Order, pack
+from harness import together, train
+from harness.ahead import AHEAD
+from harness.calibrate import captured_s, endless, silent, steps_s
 from harness.data.corpus import Corpus
 from harness.evaluate import evaluate
 from harness.generate import sample
-from harness.state import start
-from harness.step import forward_backward, step_seed, update
+from harness.stepping import Deferred
+from harness.train import Run
 
 SAMPLES = 64
-# Steps that are begun before one is waited for, as between two evaluations of a study.
-BLOCK = 64
-# Longer than any benchmark's steps.
-STEPS = 10**6
+# Steps that are timed together on a GPU: all that is worked out at once for them is in the time of a block.
+BLOCK = AHEAD
 
 
 class Steps:
-    """Steps of as many runs of a rung, together where there are several; each has a rate of its own."""
+    """Steps of as many runs of a rung, together where there are several; each has a rate of its own.
 
-    def __init__(self, rung: str, data: Corpus, size: int = 1, device: str | None = None) -> None:
-        self.data, self.device, self.done = data, device or measure.device(), 0
-        own = {"steps": STEPS, "evaluate_at": (STEPS,), "precision": measure.precision(self.device)}
-        self.specs = [run_spec(rung, data, lr=1e-3 * 1.1**k, trial=k, **own) for k in range(size)]
-        self.states = [start(spec, self.device) for spec in self.specs]
-        self.order = Order(data.train.n_texts, self.specs[0].batch_size, self.specs[0].seed)
-        self._work = ahead_of(self.specs, self.states, silent(data, self.device))
-        self._crew = Crew(self.specs, self.device, states=self.states) if self._work is None and size > 1 else None
+    `is_crew`: one run is a crew of one, where that is another way than a run's own.
+    """
+
+    def __init__(self, rung: str, data: Corpus, size: int = 1, is_crew: bool = False) -> None:
+        device = measure.device()
+        precision = measure.precision(device)
+        specs = [run_spec(rung, data, lr=1e-3 * 1.1**k, trial=k, precision=precision) for k in range(size)]
+        self.runs = [Run(endless(spec), silent(data, device)) for spec in specs]
+        crew = together.stepper_of(self.runs, device) if size > 1 or is_crew else None
+        self._stepper = crew or train.stepper_of(self.runs[0])
+        self.block = BLOCK if isinstance(self._stepper, Deferred) else 1
+        if self.block > 1:
+            # Most sizes of batch have come twice, and are captured, then.
+            self.seconds()
 
     @property
     def capturing_s(self) -> float:
         """Seconds that captures have taken."""
-        return 0.0 if self._work is None else self._work.capturing_s
+        return captured_s(self.runs)
 
     def seconds(self, steps: int = 1) -> tuple[float, float]:
         """Wall and CPU seconds of a step of all; at least so many are made."""
-        steps = steps if self._work is None else max(steps, BLOCK)
-        wall, cpu, before_s = perf_counter(), process_time(), self.capturing_s
-        if self._work is not None:
-            self._work.mark()
-        for _ in range(steps):
-            self.done += 1
-            self._begin()
-        if self._work is not None:
-            self._work.read()
-        captured_s = self.capturing_s - before_s
-        return (perf_counter() - wall - captured_s) / steps, (process_time() - cpu - captured_s) / steps
-
-    def _begin(self) -> None:
-        rows = self.order.rows(self.done - 1)
-        if self._work is not None:
-            self._work.launch(self.done)
-        elif self._crew is None:
-            forward_backward(self.specs[0], self.states[0], self.data.train, rows, self.done, self.device)
-            update(self.states[0], self.specs[0].lr)
-        else:
-            self._crew.forward_backward([pack(self.data.train, rows)] * len(self.specs), [step_seed(0, self.done)] * len(self.specs))
-            self._crew.update([spec.lr for spec in self.specs])
+        steps, cpu, before_s = max(steps, self.block), process_time(), self.capturing_s
+        wall_s = steps_s(self.runs, self._stepper, steps)
+        return wall_s, (process_time() - cpu - (self.capturing_s - before_s)) / steps
 
 
 class HarnessSide:
@@ -89,12 +73,13 @@ class HarnessSide:
 
     def evaluate(self, full: bool) -> tuple[float, float]:
         """The whole validation set."""
-        model, precision = self.steps.states[0].model, self.steps.specs[0].precision
-        return measure.timed(lambda: evaluate(model, self.data, self.data.validation, "ignore", self.steps.device, precision))
+        run = self.steps.runs[0]
+        given = "ignore", run.context.device, run.spec.precision
+        return measure.timed(lambda: evaluate(run.state.model, self.data, self.data.validation, *given))
 
     def sample(self, full: bool) -> tuple[float, float]:
         """All samples, by a model whose texts end where the corpus's do."""
-        model = self.steps.states[0].model
+        model = self.steps.runs[0].state.model
         end_like_the_corpus(model, self.data)
         tokenizer, seq_len = self.data.tokenizer, self.data.seq_len
         return measure.timed(lambda: sample(model, SAMPLES, [1.0], seed=0, tokenizer=tokenizer, seq_len=seq_len))

@@ -29,7 +29,7 @@ class CrewSide:
 
     def __init__(self, rung: str, size: int) -> None:
         data = corpus()
-        self._together, self._alone = Steps(rung, data, size), Steps(rung, data)
+        self._together, self._alone = Steps(rung, data, size, is_crew=True), Steps(rung, data)
 
     def together(self) -> tuple[float, float]:
         """One step of every member."""
@@ -45,7 +45,7 @@ class CrewSide:
 
     def facts(self) -> dict[str, Any]:
         """Where it ran, the memory that it took, and how long captures of the crew's steps."""
-        return {"device": self._alone.device, "peak_bytes": measure.peak_bytes(), "capturing_s": self._together.capturing_s}
+        return {"device": measure.device(), "peak_bytes": measure.peak_bytes(), "capturing_s": self._together.capturing_s}
 
 
 def measure_size(rung: str, size: int) -> dict[str, Any]:

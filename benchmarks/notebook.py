@@ -121,6 +121,8 @@ def summary(rungs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
             "evaluation_and_samples_of_training": whole["evaluation_and_samples_of_training"],
             "peak_memory_ratio": peaks["harness"] / peaks["notebook"],
         }
+        if rung.get("capturing_s"):
+            numbers["capturing_s"] = rung["capturing_s"]
         if "ratio_same_allocator" in whole:
             numbers["training_step_ratio_same_allocator"] = parts["step"]["against_notebook_allocator"]["ratio"]
             numbers["composed_epoch_ratio_same_allocator"] = whole["ratio_same_allocator"]

@@ -27,6 +27,7 @@ NOTEBOOK = {
     "composed_epoch_ratio": ("epoch, composed of steps, an evaluation and samples", "{:.1f}x"),
     "evaluation_and_samples_of_training": ("evaluation and samples, of training", "{:.1%}"),
     "peak_memory_ratio": ("peak memory of the process", "{:.0%}"),
+    "capturing_s": ("captures of the shape's steps, once", "{:.1f} s"),
 }
 # A benchmark just before, of one or two processes, leaves a load of as many.
 BUSY = 2.5

@@ -134,7 +134,7 @@ class PeerSide:
                 use_cpu=measure.device() == "cpu",
                 disable_tqdm=True,
                 logging_strategy="no",
-                dataloader_pin_memory=False,
+                dataloader_pin_memory=measure.device() != "cpu",
             )
             InOrder(model=self.model, args=arguments, train_dataset=texts, data_collator=collate, callbacks=[Mark()]).train()
 
@@ -168,7 +168,7 @@ class HarnessBlocks(HarnessSide):
 
     def block(self) -> tuple[float, float]:
         """Seconds of a step, the first left out; on a GPU those of a longer block."""
-        if self.steps.device != "cpu":
+        if self.steps.block > 1:
             return self.step()
         wall, cpu = np.median(np.array([self.step() for _ in range(STEPS)][1:]), axis=0)
         return float(wall), float(cpu)

@@ -68,6 +68,13 @@ def train_flops(arch: str, shape: Mapping[str, Any], vocab_size: int, lengths: S
     return 3 * int(module.forward_flops(module.Shape(**shape), vocab_size, plain))
 
 
+def flops_by_length(arch: str, shape: Mapping[str, Any], vocab_size: int, longest: int) -> np.ndarray:
+    """`train_flops` of a text of each length up to `longest`, (longest + 1,): each is computed by itself, so that they add up."""
+    module = _arch(arch)
+    built = module.Shape(**shape)
+    return np.array([3 * int(module.forward_flops(built, vocab_size, [n])) for n in range(longest + 1)], dtype=np.int64)
+
+
 def flops_per_token(arch: str, shape: Mapping[str, Any], vocab_size: int, lengths: Sequence[int] | np.ndarray) -> float:
     """Training FLOPs a token, averaged over texts of these lengths."""
     return train_flops(arch, shape, vocab_size, lengths) / int(np.sum(lengths))

@@ -47,7 +47,10 @@ class Ahead:
         self._key = _key(specs, self._n_texts, context.device)
         ids = on_device(context.corpus.train, context.device)
         step = _idle.pop(self._key, None)
-        if step is None or step.ids is not ids:
+        if step is not None and step.ids is not ids:
+            step.discard()
+            step = None
+        if step is None:
             step = _new(specs, states, ids, self._n_texts, context.device)
         step.adopt(specs, states)
         self._step, self._factors = step, [group["factor"] for group in states[0].optimizer.param_groups]
@@ -93,9 +96,10 @@ class Ahead:
 
     def close(self) -> None:
         """Another run of the shape may use the step from here on."""
+        self._step.left()
         _idle[self._key] = self._step
         while len(_idle) > KEPT:
-            del _idle[next(iter(_idle))]
+            _idle.pop(next(iter(_idle))).discard()
 
     def _prepare(self, step: int) -> None:
         """Batches, rates and seeds of the steps from this one on."""
@@ -127,10 +131,16 @@ def ahead_of(specs: Sequence[RunSpec], states: Sequence[State], context: Context
         _said.add(reason)
         log.warning("Steps are made one by one, with a wait for the device at each: %s.", reason)
     if reason:
-        # A batch in parts is one that didn't fit: what waits for other runs makes room.
-        _idle.clear()
+        # A batch in parts is one that didn't fit.
+        make_room()
         return None
     return Ahead(specs, states, context)
+
+
+def make_room() -> None:
+    """Let go of all that waits for other runs."""
+    while _idle:
+        _idle.popitem()[1].discard()
 
 
 def _new(specs: Sequence[RunSpec], states: Sequence[State], ids: Tensor, n_texts: int, device: str) -> CapturedStep:

@@ -1,7 +1,7 @@
 """What a run of a shape costs on this machine: a few real steps, evaluations and samples, in a worker, while the others work too."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from time import perf_counter
 from typing import Any
 
@@ -9,16 +9,16 @@ import numpy as np
 import torch
 
 from harness import memory
-from harness.ahead import Ahead, ahead_of
 from harness.context import Context
-from harness.data.batches import Order
 from harness.data.corpus import Corpus
 from harness.evaluate import evaluate
 from harness.generate import sample
 from harness.pricing import Cost
 from harness.runspec import RunSpec
-from harness.state import State, start
+from harness.state import State
 from harness.step import forward_backward, update
+from harness.stepping import Deferred, Stepper
+from harness.train import Run, stepper_of
 
 # Long enough to see past the first, slow calls; a large shape is measured on fewer texts rather than for longer.
 MEASURE_S = 1.0
@@ -27,12 +27,15 @@ FEW_TEXTS = 8
 SHORT_SAMPLE = 24
 # The first turn makes steps plainly, the second captures them.
 AHEAD_STEPS, AHEAD_TURNS = 16, 3
+# More steps than are ever measured.
+ENDLESS = 10**6
 
 
 def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: str) -> dict[str, Any]:
     """Seconds of one step, of scoring a text and of sampling, as the fields of a Cost. Learns nothing and keeps nothing."""
-    state = start(spec, device)
-    step_s = _step_s(spec, state, corpus, device)
+    run = Run(endless(spec), silent(corpus, device))
+    step_s = _step_s(run)
+    state = run.state
     few = corpus.validation.head(4 * FEW_TEXTS)
     started = perf_counter()
     evaluate(state.model, corpus, few, spec.padding, device, spec.precision)
@@ -42,21 +45,22 @@ def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: s
     return asdict(Cost(step_s, text_s, end_s, best_s, _peak_bytes(device)))
 
 
-def _step_s(spec: RunSpec, state: State, corpus: Corpus, device: str) -> float:
+def _step_s(run: Run) -> float:
     """Seconds per training step; the first, which warms up, is counted only where it alone takes all the time."""
-    work = ahead_of([spec], [state], silent(corpus, device))
-    if work is not None:
-        return ahead_s(work, min(spec.steps, AHEAD_STEPS))
+    stepper = stepper_of(run)
+    if isinstance(stepper, Deferred):
+        seconds = [steps_s([run], stepper, AHEAD_STEPS) for _ in range(AHEAD_TURNS)]
+        stepper.close()
+        return seconds[-1]
     # Two whole steps, the second with the optimizer's moments in place, show all the memory that a run takes.
-    order = Order(corpus.train.n_texts, spec.batch_size, spec.seed)
     times: list[float] = []
     for step in range(1, MAX_STEPS + 1):
-        rows = order.rows(step - 1)
+        rows = run.order.rows(step - 1)
         # A step of a slow shape is measured on a part of its batch: time is close to linear in the number of texts.
         part = rows[:FEW_TEXTS] if len(times) > 1 and times[0] > MEASURE_S else rows
         started = perf_counter()
-        forward_backward(spec, state, corpus.train, part, step, device)
-        update(state, 0.0)
+        forward_backward(run.spec, run.state, run.texts, part, step, run.context.device)
+        update(run.state, 0.0)
         times.append((perf_counter() - started) * len(rows) / len(part))
         if len(times) > 1 and sum(times) > MEASURE_S:
             break
@@ -68,18 +72,25 @@ def silent(corpus: Corpus, device: str) -> Context:
     return Context(corpus, emit=lambda event, fields: None, device=device)
 
 
-def ahead_s(work: Ahead, steps: int) -> float:
-    """Seconds of a step, of the run or of all members, where steps are made ahead: captures, which a shape has once, left out."""
-    times = []
-    for _ in range(AHEAD_TURNS):
-        work.mark()
-        started, captured_s = perf_counter(), work.capturing_s
-        for step in range(1, steps + 1):
-            work.launch(step)
-        work.read()
-        times.append(perf_counter() - started - (work.capturing_s - captured_s))
-    work.close()
-    return min(times) / steps
+def endless(spec: RunSpec) -> RunSpec:
+    """The run with as many steps as anyone may want to measure, and no evaluation among them."""
+    return replace(spec, steps=ENDLESS, evaluate_at=(ENDLESS,))
+
+
+def steps_s(runs: Sequence[Run], stepper: Stepper, steps: int) -> float:
+    """Seconds of a step of all these runs, as they make and count it; without captures, which a shape has once."""
+    started, before_s = perf_counter(), captured_s(runs)
+    for _ in range(steps):
+        if stepper.full:
+            stepper.settle()
+        stepper.step()
+    stepper.settle()
+    return (perf_counter() - started - (captured_s(runs) - before_s)) / steps
+
+
+def captured_s(runs: Sequence[Run]) -> float:
+    """Seconds that captures have taken."""
+    return sum(run.state.seconds.get("capturing", [0.0])[0] for run in runs)
 
 
 def _peak_bytes(device: str) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from harness.crew import Crew
 from harness.data.filled import Size, filled, filled_together
 from harness.evaluate import packed_logits
-from harness.graphs import capture, generator, usable
+from harness.graphs import capture, generator, give_stream, take_stream, usable
 from harness.runspec import RunSpec
 from harness.state import State
 from harness.step import autocast, clipped
@@ -44,7 +44,7 @@ class CapturedStep(ABC):
         self.out = torch.zeros(2, members, device=device)
         self.capturing_s = 0.0
         self._is_cuda = torch.device(device).type == "cuda"
-        self._stream = torch.cuda.Stream() if self._is_cuda else None  # type: ignore[no-untyped-call]
+        self._stream = take_stream() if self._is_cuda else None
         self._pool = torch.cuda.graph_pool_handle() if self._is_cuda else None
         # None until the second batch of a size.
         self._graphs: dict[Size, torch.cuda.CUDAGraph | None] = {}
@@ -82,15 +82,31 @@ class CapturedStep(ABC):
 
     def mark(self) -> None:
         """Keep weights and moments as they are, on the device."""
-        if not self._marked:
-            self._marked = [torch.empty_like(tensor) for tensor in self._moving]
         with self.on_stream():
+            if not self._marked:
+                self._marked = [torch.empty_like(tensor) for tensor in self._moving]
             _copy(self._marked, self._moving)
 
     def rewind(self) -> None:
-        """Weights and moments as they were at the last mark."""
+        """Weights and moments as they were at the last mark; whatever is done with them elsewhere comes after it."""
         with self.on_stream():
             _copy(self._moving, self._marked)
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
+
+    @abstractmethod
+    def left(self) -> None:
+        """The runs go on elsewhere; until others move in, nothing is kept for them."""
+
+    def discard(self) -> None:
+        """Let go of what graphs hold on the device; no step is made any more."""
+        for graph in self._graphs.values():
+            if graph is not None:
+                graph.reset()
+        self._graphs.clear()
+        if self._stream is not None:
+            give_stream(self._stream)
+            self._stream = None
 
     def make(self, size: Size, seeds: Sequence[int], drawn: Sequence[int]) -> None:
         """One step on what `batch` and `rates` hold; what a member draws depends on its seed and for how many tokens it is drawn."""
@@ -119,8 +135,10 @@ class CapturedStep(ABC):
             self._step(size)
 
     def _capture(self, size: Size) -> None:
-        started = perf_counter()
         assert self._stream is not None
+        # A capture waits for all that was begun, which takes its time whether there is a capture or not.
+        self._stream.synchronize()
+        started = perf_counter()
         with _capturable(self.optimizer):
             self._graphs[size] = capture(lambda: self._step(size), self._stream, self._pool)
         self.capturing_s += perf_counter() - started
@@ -146,6 +164,9 @@ class RunStep(CapturedStep):
             _copy(self._moving, [*state.model.parameters(), *_moments(state.optimizer)])
             state.model, state.optimizer = self.model, self.optimizer
 
+    def left(self) -> None:
+        """Its state has the weights and moments until then."""
+
     def _weights(self) -> list[Tensor]:
         return list(self.model.parameters())
 
@@ -170,12 +191,16 @@ class CrewStep(CapturedStep):
 
     def __init__(self, specs: Sequence[RunSpec], states: Sequence[State], ids: Tensor, texts: int, device: str) -> None:
         self.crew = Crew(specs, device, states=states)
-        self._kept: dict[Size, Tensor] = {}
+        # By the number of tokens.
+        self._kept: dict[int, Tensor] = {}
         super().__init__(ids, texts, device, len(specs), self.crew.optimizer)
 
     def adopt(self, specs: Sequence[RunSpec], states: Sequence[State]) -> None:
         if self.crew.states != tuple(states):
             self.crew.take(specs, states)
+
+    def left(self) -> None:
+        self.crew.states = ()
 
     def _weights(self) -> list[Tensor]:
         return [self.crew.model.rows]
@@ -183,12 +208,12 @@ class CrewStep(CapturedStep):
     def _draw(self, size: Size, seeds: Sequence[int], drawn: Sequence[int]) -> None:
         model = self.crew.model
         if model.dropout:
-            if size not in self._kept:
-                self._kept[size] = model.rows.new_ones(len(seeds), size.tokens, model.shape.d_model)
-            model.draw(self._kept[size], seeds, drawn, self._seed)
+            if size.tokens not in self._kept:
+                self._kept[size.tokens] = model.rows.new_ones(len(seeds), size.tokens, model.shape.d_model)
+            model.draw(self._kept[size.tokens], seeds, drawn, self._seed)
 
     def _gradients(self, size: Size) -> Tensor:
-        return self.crew.gradients(filled_together(self.ids, self.batch, size), self._kept.get(size))
+        return self.crew.gradients(filled_together(self.ids, self.batch, size), self._kept.get(size.tokens))
 
 
 def _begin_moments(optimizer: torch.optim.Optimizer) -> None:

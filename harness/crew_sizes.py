@@ -6,27 +6,22 @@ that it always had.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 
-from harness.ahead import ahead_of
-from harness.calibrate import AHEAD_STEPS, ahead_s, silent
-from harness.crew import Crew, together
-from harness.data.batches import Order, pack
+from harness.ahead import make_room
+from harness.calibrate import AHEAD_STEPS, AHEAD_TURNS, endless, silent, steps_s
+from harness.crew import together
 from harness.data.corpus import Corpus
 from harness.errors import PreflightError
 from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.spec import Study
-from harness.state import start
-from harness.step import step_seed
-from harness.together import TOKEN_MULTIPLE
+from harness.together import stepper_of
+from harness.train import Run
 from harness.workers import Pool, Task, cause_of
 
-STEPS = 5
 # A crew may take this share of the device's memory; what evaluations and samples take comes on top.
 MEMORY_SHARE = 0.6
 # Of sizes whose runs cost nearly the same the smallest is taken: it is saved sooner, and less waits for its slowest run.
@@ -76,34 +71,33 @@ def measure_crews(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> dict
     """(size, seconds of a step a run) of crews of 2, 4, 8 ... of these runs, as far as the memory goes."""
     found: list[tuple[int, float]] = []
     sizes = sorted({min(2**i, len(specs)) for i in range(1, len(specs).bit_length() + 1)} - {1})
-    for size in sizes:
-        if device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        try:
-            found.append((size, _step_s(specs[:size], corpus, device) / size))
-        except RuntimeError as error:
-            if cause_of(error) != "memory":
-                raise
-            break
-        if device == "cuda" and torch.cuda.max_memory_allocated() > MEMORY_SHARE * torch.cuda.mem_get_info()[1]:
-            found.pop()
-            break
+    try:
+        for size in sizes:
+            _empty(device)
+            step_s = _step_s(specs[:size], corpus, device) / size
+            # Reserved, since what graphs work on is not allocated while none of them runs.
+            if device == "cuda" and torch.cuda.max_memory_reserved() > MEMORY_SHARE * torch.cuda.mem_get_info()[1]:
+                break
+            found.append((size, step_s))
+    except RuntimeError as error:
+        if cause_of(error) != "memory":
+            raise
+    _empty(device)
     return {"step_s": found}
 
 
+def _empty(device: str) -> None:
+    """Nothing of a crew that was measured before takes part in what the next one holds."""
+    make_room()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def _step_s(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> float:
-    """Seconds of a step of a crew, the first two, which warm up, left out."""
-    states = [start(spec, device) for spec in specs]
-    work = ahead_of(specs, states, silent(corpus, device))
-    if work is not None:
-        return ahead_s(work, min(AHEAD_STEPS, *(spec.steps for spec in specs)))
-    crew = Crew(specs, device, 1 if device == "cpu" else TOKEN_MULTIPLE, states)
-    orders = [Order(corpus.train.n_texts, spec.batch_size, spec.seed) for spec in specs]
-    times = []
-    for step in range(1, STEPS + 3):
-        started = perf_counter()
-        batches = [pack(corpus.train, order.rows(step - 1)) for order in orders]
-        crew.forward_backward(batches, [step_seed(spec.seed, step) for spec in specs])
-        crew.update([0.0] * len(specs))
-        times.append(perf_counter() - started)
-    return float(np.median(times[2:]))
+    """Seconds of a step of a crew, as its runs make and count it; what comes before the last turn warms up and captures."""
+    runs = [Run(endless(spec), silent(corpus, device)) for spec in specs]
+    stepper = stepper_of(runs, device)
+    seconds = [steps_s(runs, stepper, AHEAD_STEPS) for _ in range(AHEAD_TURNS)]
+    stepper.close()
+    return seconds[-1]

@@ -5,7 +5,7 @@ drawn along with it, nor on the state of any global generator. Shapes: R rows (a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.graphs import capture
+from harness.graphs import capture, decoding_stream
 
 # Rows decoded together: bounds the cache, which at 10M parameters takes 2.6 MB a row.
 MAX_ROWS = 512
@@ -156,9 +156,9 @@ def _decode_captured(model: Any, temperature_R: Tensor, uniform_RT: Tensor, toke
     """As `_decode`, with one step for every position that a GPU replays; rows stay to the end, and the host looks only now and then."""
     step, stream, graph = _Step(model, temperature_R, uniform_RT, tokenizer), None, None
     if step.ids.device.type == "cuda":
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = decoding_stream()
         stream.wait_stream(torch.cuda.current_stream())
-    with nullcontext() if stream is None else torch.cuda.stream(stream):
+    with _on(stream):
         for t in range(uniform_RT.shape[1]):
             pulse()
             if t == 1 and stream is not None:
@@ -171,6 +171,19 @@ def _decode_captured(model: Any, temperature_R: Tensor, uniform_RT: Tensor, toke
                 break
         texts = [_until(row, tokenizer.end) for row in step.out_RT.tolist()]
         return _Rows(texts, step.entropy_R.cpu().numpy(), step.nll_R.cpu().numpy())
+
+
+@contextmanager
+def _on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """What is done within is done on the stream; what comes after the block comes after that, also where it is left early."""
+    if stream is None:
+        yield
+        return
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        torch.cuda.current_stream().wait_stream(stream)
 
 
 class _Step:

@@ -179,8 +179,8 @@ class Deferred:
 
 
 @contextmanager
-def shared_timing(runs: Sequence[Stepped], part: str) -> Iterator[None]:
-    """Count what the block takes as seconds of a part of the work, an equal share for each run."""
+def shared_timing(runs: Sequence[Stepped], part: str, spends: bool = False) -> Iterator[None]:
+    """Count what the block takes as seconds of a part of the work, an equal share for each run; `spends`: as time of the run, too."""
     wall, cpu = perf_counter(), process_time()
     try:
         yield
@@ -188,6 +188,7 @@ def shared_timing(runs: Sequence[Stepped], part: str) -> Iterator[None]:
         wall_s, cpu_s = perf_counter() - wall, process_time() - cpu
         for run in runs:
             run.state.took(part, wall_s / len(runs), cpu_s / len(runs))
+            run.state.spent_s += wall_s / len(runs) * spends
 
 
 def on_path(runs: Sequence[Stepped], told: Told) -> list[bool]:

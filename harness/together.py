@@ -60,8 +60,7 @@ class _Together:
         while self.runs:
             # Before any run looks at how it went: whoever turns out to have diverged takes the others back to that step.
             if self._saves_now or any(run.needs_counts for run in self.runs):
-                for run in self.runs:
-                    run.settle()
+                self._settle()
             if self._saves_now:
                 self._keep()
             over = [run for run in self.runs if next(self._steps[id(run)], None) is None]
@@ -72,14 +71,20 @@ class _Together:
             elif self.runs:
                 self.runs[0].step()
 
+    def _settle(self) -> None:
+        """Have all that was made counted: who is over is known then."""
+        for run in self.runs:
+            run.settle()
+
     def disband(self) -> None:
         """Every run is by itself from here on, with all its steps counted."""
         if self._stepper is not None:
             self._stepper.close()
             self._stepper = None
-            for run in self.runs:
-                run.moved_by(None)
-                release(run.state)
+            with shared_timing(self.runs, "training", spends=True):
+                for run in self.runs:
+                    run.moved_by(None)
+                    release(run.state)
 
     def unfinished(self) -> list[Run]:
         """Those that have not ended, the ones that only have to be scored last: where such a one is saved, all others are."""
@@ -92,6 +97,7 @@ class _Together:
 
     def _keep(self) -> None:
         """Save all, at the step that they are at."""
+        self._settle()
         for run in self.unfinished():
             run.keep()
         self._saved_at, self._saved_step = perf_counter(), self._step
@@ -114,7 +120,8 @@ class _Together:
     def _make_step(self) -> None:
         """One step of every run."""
         if self._stepper is None:
-            self._stepper = _stepper_of(self.runs, self._device)
+            with shared_timing(self.runs, "training", spends=True):
+                self._stepper = stepper_of(self.runs, self._device)
             for run in self.runs:
                 run.moved_by(self._stepper)
         self._stepper.step()
@@ -149,6 +156,7 @@ class AtOnce:
         """Nothing is held."""
 
 
-def _stepper_of(runs: Sequence[Run], device: str) -> Stepper:
+def stepper_of(runs: Sequence[Run], device: str) -> Stepper:
+    """What makes the steps of runs that are a crew."""
     ahead = ahead_of([run.spec for run in runs], [run.state for run in runs], runs[0].context)
     return AtOnce(runs, device) if ahead is None else Deferred(runs, ahead)

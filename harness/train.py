@@ -77,6 +77,7 @@ class Run:
         self.state = start(spec, context.device) if context.resume is None else restore(spec, context.device, context.resume)
         self._validation = context.corpus.validation.head(spec.eval_texts)
         self._evaluate_at = frozenset(spec.evaluate_at)
+        self._flops_by_length = accounting.flops_by_length(spec.arch, spec.shape, spec.vocab_size, spec.seq_len - 1)
         self._stepper: Stepper | None = None
         self._saved_at, self._saved_step = perf_counter(), self.state.step
         self.state.spent_s += perf_counter() - started
@@ -136,10 +137,13 @@ class Run:
 
     def count(self, loss: float, grad_norm: float, seconds: float) -> None:
         """The next step has been made, in so many seconds of this run's own."""
-        rows, lr, state = self.rows(), self.rate(), self.state
-        _count(self.spec, state, self.texts, rows, state.step + 1)
+        lengths, lr, state = self.texts.lengths[self.rows()], self.rate(), self.state
+        tokens = int(lengths.sum())
+        state.step += 1
+        state.tokens += tokens
+        state.flops += int(self._flops_by_length[lengths].sum())
         state.points.append((state.step, state.tokens, loss, lr, grad_norm))
-        _time(state, self.texts, rows, seconds)
+        _time(state, tokens, seconds)
         self.context.progress(state.step, state.tokens, state.tokens_per_second)
 
     def keep(self) -> None:
@@ -228,20 +232,13 @@ def stepper_of(run: Run) -> Stepper:
     return Immediate(run) if ahead is None else Deferred([run], ahead)
 
 
-def _time(state: State, texts: Encoded, rows: np.ndarray, seconds: float) -> None:
-    """What a step took, and the speed of training, the first steps after a start or an evaluation left out."""
+def _time(state: State, tokens: int, seconds: float) -> None:
+    """What a step of so many tokens took, and the speed of training, the first steps after a start or an evaluation left out."""
     state.spent_s += seconds
     state.since_evaluation += 1
     if state.since_evaluation > WARM_UP_STEPS:
-        state.timed_tokens += int(texts.lengths[rows].sum())
+        state.timed_tokens += tokens
         state.timed_s += seconds
-
-
-def _count(spec: RunSpec, state: State, texts: Encoded, rows: np.ndarray, step: int) -> None:
-    lengths = texts.lengths[rows]
-    state.step = step
-    state.tokens += int(lengths.sum())
-    state.flops += accounting.train_flops(spec.arch, spec.shape, spec.vocab_size, lengths)
 
 
 def _unique_tokens(texts: Encoded, order: Order, steps: int) -> int:

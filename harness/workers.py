@@ -30,6 +30,8 @@ from harness.spec import Search
 # glibc's allocator gives large blocks back at every free and fetches them again, which costs half of the time of a wide model's step.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 LINES_OF_ERROR = 6
+# The cause of an error after which a process can do nothing on its device any more.
+LOST = "device"
 # prctl(2): the signal that a process gets when its parent dies.
 PR_SET_PDEATHSIG = 1
 
@@ -68,7 +70,8 @@ class Task:
 class Message:
     """From a worker: an `event` of a run, its `progress`, a task's `result`, or its `error` (`fields`: reason, traceback's last lines).
 
-    `cause` of an error, where it is known: `memory` (there is not enough), `storage` (files can't be written), `stopped` (ended by us).
+    `cause` of an error, where it is known: `memory` (there is not enough), `storage` (files can't be written), `stopped` (ended by us),
+    `device` (the process has lost its device, and another one takes its place).
     """
 
     kind: str
@@ -160,6 +163,10 @@ class Pool:
                 messages.append(message)
                 if message.kind in ("result", "error"):
                     worker.task = None
+                if message.cause == LOST:
+                    # Another process takes its place.
+                    worker.process.kill()
+                    return [*messages, *self._bury(worker)]
         except (EOFError, OSError):
             messages += self._bury(worker)
         return messages
@@ -236,11 +243,14 @@ def make_deterministic() -> None:
 
     # Read by cuBLAS when it makes its first workspace.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
+    # Otherwise every tensor that is made is filled with NaN first: a kernel each, that changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def carry_out(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> None:
     """Do a task and say how it went; what it raises is an answer too."""
+    cause = ""
     try:
         _do(task, setting, stop, pipe)
     except (EOFError, BrokenPipeError):
@@ -248,7 +258,20 @@ def carry_out(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connectio
     except Exception as error:
         lines = traceback.format_exc().strip().splitlines()[-LINES_OF_ERROR:]
         reason = str(error) if isinstance(error, StorageError) else f"{type(error).__name__}: {error}"
-        pipe.send(Message("error", task, fields={"reason": reason, "traceback": lines}, cause=cause_of(error)))
+        cause = cause_of(error)
+        pipe.send(Message("error", task, fields={"reason": reason, "traceback": lines}, cause=cause))
+    if cause == "memory" and setting.device == "cuda":
+        _make_room()
+
+
+def _make_room() -> None:
+    """Leave the next task all of the device's memory that this process can do without."""
+    import torch
+
+    from harness.ahead import make_room
+
+    make_room()
+    torch.cuda.empty_cache()
 
 
 def _end_with_driver() -> None:
@@ -261,9 +284,14 @@ def _end_with_driver() -> None:
 
 
 def cause_of(error: BaseException) -> str:
-    """Why a run raised, where the driver does something about it: `memory`, `storage`, or nothing known."""
+    """Why a run raised, where something is done about it: `memory`, `storage`, `device`, or nothing known.
+
+    `device`: an illegal access or a failed assertion there, after which this process can do nothing on it any more.
+    """
     if isinstance(error, StorageError):
         return "storage"
+    if type(error).__name__ == "AcceleratorError":
+        return LOST
     told = str(error)
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in told
     return "memory" if out_of_memory else ""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Groups:
-    """A batch laid out for attention on a CPU: rows of like length together, each group padded to its own longest text.
+    """A batch laid out for attention: rows of like length together, each group padded to its own longest text.
 
     `sizes`: (rows, length) of each group, whose places follow each other. `place_N`: each token's place; None where none is padding.
     """
@@ -147,6 +148,20 @@ def unpad(x_PC: Tensor, flat_N: Tensor, token_P: Tensor | None = None) -> Tensor
     """The rows of the padded layout that hold a token, (N, C); the inverse of `pad`."""
     out_NC: Tensor = _Unpad.apply(x_PC, flat_N, token_P)  # type: ignore[no-untyped-call]
     return out_NC
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    """Causal attention of (.., T, D) by torch's own; scores are multiplied by `scale`, or by D^(-1/2)."""
+    fill, D = head_fill(q), q.shape[-1]
+    if not fill:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    q, k, v = (F.pad(part, (0, fill)) for part in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=D**-0.5 if scale is None else scale)[..., :D]
+
+
+def head_fill(q: Tensor) -> int:
+    """Zeros by which heads are wider for CUDA's kernels, which take float32 by fours; all scores are in memory at once without them."""
+    return -q.shape[-1] % 4 if q.device.type == "cuda" and q.dtype == torch.float32 else 0
 
 
 def rotary(length: int, d_head: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

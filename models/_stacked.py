@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models._cpu import MAX_LENGTH, Reading, attention, mlp, plain_cpu
 from models._cuda import fused, fuses
-from models._layers import Groups, Packed, pad, rotary, rotate, unpad
+from models._layers import Groups, Packed, attend, pad, rotary, rotate, unpad
 from models._mup import by_rate
 from models.decoder import Model
 
@@ -116,17 +116,10 @@ class StackedModel:
         held = [dict(model.named_parameters()) for model in models]
         return torch.stack([nn.utils.parameters_to_vector(weights[name] for name in self._sizes).detach() for weights in held])
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def backward(self, total: Tensor) -> None:
         """Put the gradients of a sum over members in place of those before."""
         for place, gradient in zip(self._gradients, torch.autograd.grad(total, list(self.weights.values())), strict=True):
             place.copy_(gradient)
-
-    def member(self, k: int) -> dict[str, Tensor]:
-        """A copy of one member's weights by their names in `models.decoder.Model`."""
-        return {name: weight[k].detach().clone() for name, weight in self.weights.items()}
 
     def draw(self, kept_KNC: Tensor, seeds: Sequence[int], tokens: Sequence[int], seed: Callable[[int], Any] = torch.manual_seed) -> None:
         """Fill in which values dropout keeps, 1 or 0: for so many tokens of each member what a lone model draws after `seed`."""
@@ -173,7 +166,7 @@ class StackedModel:
             q, k, v = (part.reshape(K * W, S, H, D).transpose(1, 2) for part in parts)
             if turn is not None:
                 q, k = (rotate(part, turn[0][:S], turn[1][:S]) for part in (q, k))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.mup.scores)
+            y = attend(q, k, v, self.mup.scores)
             outs.append(y.transpose(1, 2).reshape(K, W * S, H * D))
         y_KP = F.pad(torch.cat(outs, dim=1), (0, 0, 0, P - groups.n_places))
         y_KN = unpad(y_KP.view(K * P, -1), groups.place_N, batch.token_P).view(K, N, -1)

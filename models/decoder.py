@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models._cpu import Reading, attention, groups_of, mlp, plain_cpu
 from models._cuda import fused, fuses
 from models._decoder_shapes import FAMILIES, NAMED, Family, Shape, activations, explicit, forward_flops, n_params, parameters, solve
-from models._layers import Packed, TokenDropout, pad, rotary, rotate, unpacked, unpad
+from models._layers import Packed, TokenDropout, attend, pad, rotary, rotate, unpacked, unpad
 from models._mup import Base, Scaling, initial
 
 __all__ = [
@@ -58,7 +58,7 @@ class Attention(nn.Module):
         q_BHTD, k_BHTD, v_BHTD = (part.view(B, T, self.n_head, self.d_head).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
         if turn is not None:
             q_BHTD, k_BHTD = rotate(q_BHTD, *turn), rotate(k_BHTD, *turn)
-        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True, scale=self.scale)
+        y_BHTD = attend(q_BHTD, k_BHTD, v_BHTD, self.scale)
         y = y_BHTD.transpose(1, 2).reshape(B * T, self.n_head * self.d_head)
         out_NC: Tensor = self.out(y if batch.flat_N is None else unpad(y, batch.flat_N, batch.token_P))
         return out_NC

@@ -113,12 +113,16 @@ def crew() -> float:
     nets = [decoder.Model(decoder.Shape(2, 12, 2, 12, 100), 29, 20).double() for _ in range(2)]
     batch = _stacked.stack([packed(torch.randint(0, 29, (3, 20)), lengths) for lengths in ([20, 7, 3], [9, 20, 1])])
     _stacked.plain_cpu = lambda x: False  # type: ignore[assignment]
-    stacked, found = _stacked.StackedModel(nets), []
+    stacked, found, fused = _stacked.StackedModel(nets), [], _stacked.fused
+    asked: list[int] = []
+    _stacked.fused = lambda *given: asked.append(1) or fused(*given)  # type: ignore[assignment, func-returns-value]
     for by_kernels in (True, False):
         _stacked.fuses = lambda x, up, answer=by_kernels: answer  # type: ignore[assignment, misc]
         logits = stacked.forward_packed(batch)
         stacked.backward(logits.square().sum())
         found.append([logits, stacked.gradients.clone()])
+    # Two members of two layers, by kernels once.
+    assert len(asked) == 4
     return max(float((ours - theirs).abs().max().detach()) for ours, theirs in zip(*found, strict=True))
 
 

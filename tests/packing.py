@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import _cpu, decoder
+from models import _cpu, _stacked, decoder
 from models._layers import Packed
 
 
@@ -25,3 +25,4 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the decoder use torch's own operators, as it does everywhere but on a CPU."""
     monkeypatch.setattr(decoder, "plain_cpu", lambda x: False)
     monkeypatch.setattr(_cpu, "plain_cpu", lambda x: False)
+    monkeypatch.setattr(_stacked, "plain_cpu", lambda x: False)

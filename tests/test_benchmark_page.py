@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import re
+from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 import pytest
 
+from benchmarks import _measure as measure
 from benchmarks import page, peers, study
 from benchmarks._clock import Clock, children_cpu_s
 from benchmarks.notebook import epoch, summary
@@ -25,7 +27,7 @@ def notebook_result(step_s: float) -> dict[str, Any]:
     seconds = {"notebook": 2.0, "notebook_allocator": 2.0, "harness": step_s}
     part = {"seconds": seconds, "against_notebook": ratio, "against_notebook_allocator": ratio}
     rung: dict[str, Any] = {"parts": dict.fromkeys(("step", "evaluate", "sample"), part)}
-    rung |= {"peak_bytes": {"notebook": 400, "harness": 100}}
+    rung |= {"peak_bytes": {"notebook": 400, "harness": 100}, "capturing_s": 0.0}
     rungs = {"10M": rung | {"epoch": epoch(rung, 3200)}}
     return summary(rungs) | {"machine": MACHINE, "full": False, "rungs": rungs}
 
@@ -80,6 +82,21 @@ def test_a_gpu_has_tables_and_targets_of_its_own() -> None:
     assert "| 87k | 0.90x | 8.00x | 2.0 (target: under 1.3) |" in shown and "| 10M | 1.00x | - | - |" in shown
 
 
+def test_peers_on_a_gpu_are_compared_by_the_time_alone() -> None:
+    against = {"ratio": 1.5, "ratio_cpu_time": 2.75}
+    found = {"against": {"trainer": against, "lightning": against}, "peer_n_params": {"trainer": 5_000_000}}
+    shown = page.peers({"sides": peers.SIDES, "rungs": {"5M": found}, "machine": MACHINE}, "cuda")
+    assert "| 5M | 1.5x (target: 2.0x) | 1.5x (target: 2.0x) | 5,000,000 |" in shown and "CPU seconds" not in shown
+
+
+def test_what_a_gpu_took_does_not_replace_what_a_cpu_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(measure, "device", lambda device=device: device)
+        measure.keep("crew", {"on": device})
+    assert {path.stem: json.loads(path.read_text())["on"] for path in tmp_path.iterdir()} == {"crew": "cpu", "crew-cuda": "cuda"}
+
+
 def test_on_a_gpu_the_shares_are_of_the_time() -> None:
     by_stage = study.stages(record_with(training=10.0, evaluation=0.5))
     whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "wall_s": 50.0, "driver": {"tracking": [2.0, 1.0], "record": [1.0, 0.1]}}
@@ -87,6 +104,10 @@ def test_on_a_gpu_the_shares_are_of_the_time() -> None:
     assert part["training"] == pytest.approx(0.8) and part["tracking"] == pytest.approx(0.04)
     assert part["rest"] == pytest.approx((50 - 40 - 2 - 2 - 1) / 50)
     assert study.shares(whole | {"wall_s": 40.0}, by_stage, "cuda")["rest"] == 0
+    said = study.summary(whole, by_stage, "cuda") | {"study": "s", "plan": {"estimated_s": 9.0}, "stages": by_stage, "machine": MACHINE}
+    shown = page.study(said | {"whole": whole | {"wall_s": 350.0}}, "cuda")
+    assert "| of the time | share |" in shown and "s: 350 s (target: under 300 s), 30 s of CPU" in shown
+    assert "6.0% (target: under 2.0%) of the study" in shown
 
 
 def record_with(**seconds: float) -> Record:

@@ -13,11 +13,11 @@ from benchmarks import _measure as measure
 from benchmarks._harness_side import Steps, end_like_the_corpus
 from benchmarks._notebook_model import Notebook, Transformer, decoder_weights
 from benchmarks._setup import RUNGS, sequences, text_column
-from harness.ahead import Ahead
 from harness.data.batches import padded
 from harness.generate import sample
 from models.decoder import Model, Shape
 from tests import tiny
+from tests.steppers import made_ahead
 
 SMALL = Shape(2, 8, 2, 8, 16)
 
@@ -70,18 +70,18 @@ def test_the_notebook_learns_scores_and_samples() -> None:
 
 @pytest.mark.parametrize("ahead", [False, True])
 def test_the_harness_makes_the_same_steps_of_a_run_by_itself_and_in_a_crew(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One step at a time on a CPU; as on a GPU, in blocks."""
+    """One step at a time on a CPU; as on a GPU, in blocks, of which the first warms up."""
     if ahead:
-        monkeypatch.setattr(_harness_side, "ahead_of", Ahead)
+        made_ahead(monkeypatch, 50)
         monkeypatch.setattr(_harness_side, "BLOCK", 3)
     monkeypatch.setitem(RUNGS, "87k", SMALL)
-    alone, crew = (Steps("87k", tiny.corpus(), size, "cpu") for size in (1, 2))
+    alone, crew = (Steps("87k", tiny.corpus(), size) for size in (1, 2))
     for side in (alone, crew):
-        while side.done < 6:
+        while side.runs[0].state.step < 6:
             assert side.seconds()[0] > 0
-        assert side.done == 6 and side.capturing_s == 0.0
+        assert {run.state.step for run in side.runs} == {6} and side.block == (3 if ahead else 1) and side.capturing_s == 0.0
     ids_BT = torch.randint(0, 29, (4, 50))
-    one, same, other = (state.model.eval()(ids_BT) for state in (*alone.states, *crew.states))
+    one, same, other = (run.state.model.eval()(ids_BT) for run in (*alone.runs, *crew.runs))
     assert (one - same).abs().max() < 1e-5 < (one - other).abs().max()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness import ahead, calibrate, captured, generate, graphs
+from harness import ahead, calibrate, captured, crew_sizes, generate, graphs
 from harness import crew as crews
 from harness import train as training
 from harness.ahead import Ahead
@@ -25,6 +25,8 @@ from harness.stepping import Deferred, Immediate
 from harness.train import Run
 from harness.workers import make_deterministic
 from tests import tiny
+from tests.packing import plainly
+from tests.steppers import made_ahead as as_on_a_gpu
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -104,7 +106,11 @@ def members(spec: Any) -> list[Any]:
     return [replace(spec, dropout=0.3, trial=k, **changed) for k, changed in enumerate(own)]
 
 
-def test_fifty_steps_of_a_crew_are_those_of_its_lone_twins(members: list[Any]) -> None:
+@pytest.mark.parametrize("way", ["cpu", "read"])
+def test_fifty_steps_of_a_crew_are_those_of_its_lone_twins(members: list[Any], way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the ways of a CPU, and as on a GPU, where tokens are read into their places."""
+    if way == "read":
+        plainly(monkeypatch)
     told, _ = crew_ahead(members, 50)
     by_itself = [made_ahead(spec, 50)[0] for spec in members]
     np.testing.assert_allclose(np.array(told)[..., 0].T, np.array(by_itself)[..., 0], rtol=1e-6)
@@ -123,6 +129,20 @@ def test_a_crew_moves_into_the_step_of_another_and_leaves_nothing_there(members:
     for one, other in zip(states, apart, strict=True):
         a, b = snapshot(one).tensors, snapshot(other).tensors
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_member_draws_for_as_many_tokens_as_it_would_by_itself(members: list[Any]) -> None:
+    """What a GPU draws for a token depends on it."""
+    crew = Ahead(members, [start(spec, "cpu") for spec in members], context())
+    crew._prepare(1)
+    alone = []
+    for spec in members:
+        one = Ahead([spec], [start(spec, "cpu")], context())
+        one._prepare(1)
+        alone.append([drawn for (drawn,) in one._drawn[:40]])
+    drawn = np.array(crew._drawn[:40]).T
+    assert drawn.tolist() == alone and any(len(set(sizes)) > 1 for sizes in crew._drawn)
+    assert [size.tokens for size in crew._sizes[:40]] == drawn.max(0).tolist()
 
 
 def test_a_crew_goes_back_to_its_mark(members: list[Any]) -> None:
@@ -322,13 +342,25 @@ def test_a_step_that_knows_no_one_order_is_made_all_the_same(monkeypatch: pytest
 
 def test_a_step_made_ahead_is_priced_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its captures, and so that the run to come has them."""
-    work = Counting([tiny.spec()], [start(tiny.spec(), "cpu")], context())
-    monkeypatch.setattr(calibrate, "ahead_of", lambda *given: work)
+    run = Run(calibrate.endless(tiny.spec()), context())
+    work = Counting([run.spec], [run.state], run.context)
+    monkeypatch.setattr(calibrate, "stepper_of", lambda run: Deferred([run], work))
     clock = iter(np.arange(0.0, 1e6, 1.0))
     monkeypatch.setattr(calibrate, "perf_counter", lambda: next(clock))
-    step_s = calibrate._step_s(tiny.spec(), start(tiny.spec(), "cpu"), tiny.corpus(), "cpu")
-    assert step_s == pytest.approx((1.0 - 0.25) / tiny.STEPS) and work.launched == 3 * tiny.STEPS
-    assert len(ahead._idle) == 1
+    steps = calibrate.AHEAD_STEPS
+    assert calibrate._step_s(run) == pytest.approx((1.0 - 0.25) / steps)
+    assert work.launched == 3 * steps == run.state.step and len(ahead._idle) == 1
+
+
+def test_a_crew_is_measured_as_its_runs_make_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its captured step goes before the next size is measured, and waits for nobody in the end."""
+    as_on_a_gpu(monkeypatch, 8)
+    waiting: list[int] = []
+    monkeypatch.setattr(crew_sizes, "make_room", lambda: (waiting.append(len(ahead._idle)), ahead.make_room()))
+    specs = [tiny.spec(trial=k, steps=6, evaluate_at=(6,)) for k in range(4)]
+    found = crew_sizes.measure_crews(specs, tiny.corpus(), "cpu")["step_s"]
+    assert [size for size, _ in found] == [2, 4] and all(step_s > 0 for _, step_s in found)
+    assert waiting == [0, 1, 1] and not ahead._idle
 
 
 class Counting(Ahead):
@@ -338,7 +370,7 @@ class Counting(Ahead):
 
     @property
     def capturing_s(self) -> float:
-        return 0.25 * (self.launched // tiny.STEPS)
+        return 0.25 * (self.launched // calibrate.AHEAD_STEPS)
 
     def launch(self, step: int) -> None:
         self.launched += 1

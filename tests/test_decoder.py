@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import decoder
+from models import _layers, decoder
 from models._layers import TokenDropout
 from models.decoder import FAMILIES, NAMED, Family, Model, Shape
 from tests.packing import packed
@@ -83,6 +83,20 @@ def test_rotary_scores_depend_on_distance_only() -> None:
     q, k = attention.qkv(x_NC)[:2, : 2 * model.shape.d_head].chunk(2, dim=-1)
     scores = [decoder.rotate(q[0], cos[a], sin[a]) @ decoder.rotate(k[1], cos[b], sin[b]) for a, b in ((3, 1), (20, 18), (3, 2))]
     assert abs(scores[0] - scores[1]) < 1e-12 < abs(scores[0] - scores[2])
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("d_head", [3, 4, 10])
+def test_heads_filled_up_attend_as_they_are(d_head: int, scale: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA in float32."""
+    qkv = torch.randn(3, 2, 5, 7, d_head, dtype=torch.float64).unbind()
+    plainly = _layers.attend(*qkv, scale)
+    monkeypatch.setattr(_layers, "head_fill", lambda q: -q.shape[-1] % 4)
+    seen: list[int] = []
+    inner = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda q, *more, **given: seen.append(q.shape[-1]) or inner(q, *more, **given))
+    torch.testing.assert_close(_layers.attend(*qkv, scale), plainly, rtol=1e-12, atol=1e-12)
+    assert seen == [-(-d_head // 4) * 4]
 
 
 def test_dropout_touches_the_summed_embedding_only_and_only_in_training() -> None:

@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from harness import ahead, stepping, together
-from harness import train as training
-from harness.ahead import Ahead
+from harness import stepping, together
 from harness.checkpoint import load_checkpoint, load_weights
 from harness.context import Context, StopRun
+from harness.crew import Crew
 from harness.runspec import RunSpec
 from harness.stepping import Deferred
 from harness.together import train_together
-from harness.train import Outcome, train
+from harness.train import Outcome, Run, train
 from tests import tiny
+from tests.steppers import made_ahead
 
 SAMPLES = {"temperatures": [0.5], "texts": 2, "at_best": 1}
 CLOCKS = {"time_s", "tokens_per_second", "seconds"}
@@ -76,20 +77,6 @@ def close(one: Any, other: Any) -> None:
 
 def without_clocks(outcome: Outcome) -> dict[str, Any]:
     return {name: value for name, value in vars(outcome).items() if name not in CLOCKS}
-
-
-def made_ahead(monkeypatch: pytest.MonkeyPatch, unread: int) -> None:
-    """As on a GPU: steps made ahead, of which at most so many are unread."""
-    for name in ("FIRST_UNREAD", "MOST_UNREAD"):
-        monkeypatch.setattr(stepping, name, unread)
-    monkeypatch.setattr(stepping, "UNREAD_S", 1e9)
-    monkeypatch.setattr(ahead, "_idle", {})
-
-    def stepper_of(runs: Sequence[Any], device: str = "cpu") -> Deferred:
-        return Deferred(runs, Ahead([run.spec for run in runs], [run.state for run in runs], runs[0].context))
-
-    monkeypatch.setattr(together, "_stepper_of", stepper_of)
-    monkeypatch.setattr(training, "stepper_of", lambda run: stepper_of([run]))
 
 
 @pytest.mark.parametrize("unread", [0, 50])
@@ -152,6 +139,49 @@ def test_a_crew_that_learns_later_how_its_steps_went_is_the_one_that_looked_at_e
     for path in (tmp_path / "1").glob("*/best.safetensors"):
         ours, theirs = load_weights(path), load_weights(tmp_path / str(unread) / path.parent.name / path.name)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("unread", [0, 50])
+def test_the_time_of_a_crew_is_shared_out_once(tmp_path: Path, unread: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes eight seconds and nothing else does: what the members are told adds up to that, in parts and as a whole."""
+    if unread:
+        made_ahead(monkeypatch, unread)
+    specs = [tiny.spec(lr=lr, trial=k, evaluate_at=(tiny.STEPS,)) for k, lr in enumerate((1e-3, 2e-3, 3e-3, 4e-3))]
+    runs = [Run(spec, context) for spec, context in zip(specs, contexts(specs, tmp_path, {}), strict=True)]
+    stepper, now, gradients = together.stepper_of(runs, "cpu"), [0.0], Crew.gradients
+
+    def slow(crew: Crew, *given: Any) -> torch.Tensor:
+        now[0] += 8.0
+        return gradients(crew, *given)
+
+    monkeypatch.setattr(Crew, "gradients", slow)
+    for module in (stepping, together):
+        monkeypatch.setattr(module, "perf_counter", lambda: now[0])
+    before = [run.state.spent_s for run in runs]
+    for _ in range(5):
+        stepper.step()
+    stepper.settle()
+    assert [run.state.seconds["training"][0] for run in runs] == [10.0] * 4
+    assert [run.state.spent_s - was for run, was in zip(runs, before, strict=True)] == pytest.approx([10.0] * 4)
+
+
+def test_one_that_turns_out_to_have_diverged_is_saved_after_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crew that is saved, or stopped, among steps of which nothing is known yet. Who is over is saved last, so that none goes back."""
+    specs = [spec for spec in members() if len(spec.evaluate_at) < tiny.STEPS]
+    saved: list[str] = []
+    keep = Run.keep
+    monkeypatch.setattr(Run, "keep", lambda self: (saved.append(self.spec.key), keep(self))[1])
+    for way in ("stopped", "saved"):
+        saved.clear()
+        made_ahead(monkeypatch, 50)
+        stop = Stop(3 * len(specs) + 1 if way == "stopped" else None)
+        given = contexts(specs, tmp_path / way, {}, pulse=stop)
+        if way == "saved":
+            given = [replace(context, checkpoint_every_steps=3) for context in given]
+        outcomes = list(train_together(specs, given))
+        assert len(outcomes) == len(specs)
+        first = saved[: len(specs)]
+        assert set(first) == {spec.key for spec in specs} and first[-1] == next(spec.key for spec in specs if spec.lr > 1)
 
 
 @pytest.mark.parametrize("unread", [0, 7])
