@@ -172,7 +172,7 @@ def _rate_by_size(results: Results, kind: str) -> Finding | None:
         order = f" Over the {len(resolved)} resolved rungs Spearman's rho is {numbers.fixed(rho, 2)}."
     left = len(searches) - len(resolved)
     left_out = f" {plural(left, 'search')} without a resolved minimum {'is' if left == 1 else 'are'} left out." if left else ""
-    law = law_in_words(rates(results, kind))
+    law = law_in_words(rates(results, kind), len(resolved))
     return Finding("best rate", f"The best learning rate{of} {verb} with size, from {ends.format('to')}.{order}{law}{left_out}", True)
 
 

@@ -214,4 +214,4 @@ def _unknown(found: Fits) -> str:
     if not rungs:
         return ""
     them = "it" if len(rungs) == 1 else "them"
-    return f" Of {listed(rungs)} that error is not known, since no search gave {them} an interval: there it is missing."
+    return f" Of {listed(rungs)} that error is not known, since no search gave {them} an interval at this seed noise: there it is missing."

@@ -38,13 +38,16 @@ def ceiling(results: Results) -> float:
     return float(results.data.get("unigram_entropy") or math.log(results.data.get("vocab_size") or math.inf))
 
 
-def law_in_words(found: LadderLaw) -> str:
-    """The exponent with its interval, and the check on the largest rung; empty without a law."""
+def law_in_words(found: LadderLaw, n_resolved: int) -> str:
+    """The exponent with its interval, and the check on the largest rung; empty without a law. `n_resolved`: rungs whose search resolved."""
     law = found.law
     if law.status != "fitted":
         return ""
     interval = f"[{numbers.fixed(law.p_low, 2)}, {numbers.fixed(law.p_high, 2)}]"
-    said = f" A power law through {law.n_rungs} rungs has lr* proportional to N^-p with p = {numbers.fixed(law.p, 2)} {interval}."
+    through = f"{law.n_rungs} rungs"
+    if law.n_rungs < n_resolved:
+        through = f"the {law.n_rungs} of them whose optimum is resolved at the noise of the ladder's seeds as well"
+    said = f" A power law through {through} has lr* proportional to N^-p with p = {numbers.fixed(law.p, 2)} {interval}."
     held = law.held_out
     if held is None:
         return said

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from harness.analysis.learning_rate_ladder import LadderLaw
+from harness.analysis.learning_rate_law import Law
 from harness.results import Results
 from reports import batch_sizes, contents, tables
 from reports.findings import Finding, findings
 from reports.limits import limits
 from reports.numbers import short
+from reports.rates import law_in_words
 from reports.summary import rungs
 from tests.synthetic import change, synthetic_results
 
@@ -137,6 +140,8 @@ def test_the_law_of_the_best_rate_is_said_with_its_interval_and_its_check() -> N
     true = -np.polyfit(np.log(sizes["n_params"]), np.log(sizes["lr"]), 1)[0]
     assert low < p < high and abs(p - true) < 0.15 and "The smaller rungs alone predict" in text
     assert "p = " not in said(synthetic_results(2), "best rate").text
+    law = LadderLaw(Law("fitted", "", 1.0, 0.5, 0.4, 0.6, 3, 0.0, 0.95, None), {}, "measured")
+    assert "through 3 rungs has" in law_in_words(law, 3) and "through the 3 of them whose optimum is resolved" in law_in_words(law, 4)
 
 
 def test_a_study_of_batch_sizes_answers_with_the_critical_one() -> None:

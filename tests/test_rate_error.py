@@ -46,6 +46,8 @@ def table(loss: np.ndarray, spread: float = SPREAD) -> pd.DataFrame:
 def test_the_error_is_the_root_of_the_mean_square_of_what_a_rate_costs() -> None:
     drawn = CURVATURE * np.random.default_rng(0).normal(0, SPREAD, 1_000_000) ** 2
     assert rate_error(optima()["0"]) == pytest.approx(np.sqrt((drawn**2).mean()), rel=0.01)
+    past = SimpleNamespace(fitted_low=0.1, fitted_high=1.0, cost_at=lambda lr: 0.02 if lr < 1 else np.nan)
+    assert rate_error(past) == pytest.approx(0.02 * np.sqrt(3) / 1.96**2)  # type: ignore[arg-type]
     none = SimpleNamespace(fitted_low=np.nan, fitted_high=np.nan, cost_at=lambda lr: np.nan)
     assert rate_error(cast(Optimum, none)) == 0.0
 

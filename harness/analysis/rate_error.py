@@ -21,9 +21,13 @@ SharedOf = Callable[[pd.DataFrame], Shared]
 
 
 def rate_error(best: Optimum) -> float:
-    """Root of the mean square of what a rung's rate costs over the best one, in nats a token; 0 where its search gave no interval."""
-    ends = [best.cost_at(lr) for lr in (best.fitted_low, best.fitted_high)]
-    return float(np.nan_to_num(np.mean(ends)) * AT_END)
+    """Root of the mean square of what a rung's rate costs over the best one, in nats a token; 0 where its search gave no interval.
+
+    Where an interval reaches past the last rate that trained, what that end costs is not known, and the other end stands for both.
+    """
+    costs = np.array([best.cost_at(lr) for lr in (best.fitted_low, best.fitted_high)])
+    known = costs[np.isfinite(costs)]
+    return float(known.mean() * AT_END) if known.size else 0.0
 
 
 def with_rate_error(runs: pd.DataFrame, optima: Mapping[str, Optimum]) -> pd.DataFrame:
