@@ -20,8 +20,8 @@ from harness.workers import worker_count
 PACKAGES = ("torch", "numpy", "optuna", "mlflow", "pandas", "scipy")
 
 
-def machine(device: str, precision: str, most_workers: int) -> Machine:
-    """The machine as the plan needs it; `device` may be `auto`, `precision` too.
+def machine(device: str, precision: str, most_workers: int, asked: int | None = None) -> Machine:
+    """The machine as the plan needs it; `device` may be `auto`, `precision` too. `asked`: a number of workers that a person wants.
 
     Raises:
         PreflightError: the device that was asked for isn't there.
@@ -35,7 +35,7 @@ def machine(device: str, precision: str, most_workers: int) -> Machine:
         raise PreflightError(f"device {chosen} is not available here; there is: {there}. Nothing was run.")
     bfloat16 = chosen == "cuda" and torch.cuda.is_bf16_supported()
     resolved = precision if precision != "auto" else "bfloat16" if bfloat16 else "float32"
-    return Machine(chosen, worker_count(chosen, most_workers), 1, resolved)
+    return Machine(chosen, worker_count(chosen, most_workers, asked), 1, resolved)
 
 
 def describe(device: str) -> str:
@@ -44,7 +44,8 @@ def describe(device: str) -> str:
     if device == "cuda":
         import torch
 
-        name = torch.cuda.get_device_name()
+        n = torch.cuda.device_count()
+        name = f"{f'{n} x ' if n > 1 else ''}{torch.cuda.get_device_name()}"
     return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
 
 

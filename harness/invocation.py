@@ -115,10 +115,10 @@ def make_pool(prepared: Prepared, floor: Floor | None, machine: Machine, folder:
     return Pool(machine.workers, setting)
 
 
-def machine_for(study: Study, device: str, most_workers: int = MAX_WORKERS) -> Machine:
-    """This machine, with no more workers than allowed and than the study has runs to give them."""
+def machine_for(study: Study, device: str, asked: int | None = None) -> Machine:
+    """This machine, with no more workers than allowed and than the study has runs to give them. `asked`: how many a person wants."""
     width = study.model.n_models * max(study.search.batch if study.search.trials else 1, study.seeds)
-    return environment.machine(device, study.train.precision, min(most_workers, width))
+    return environment.machine(device, study.train.precision, min(MAX_WORKERS, width), asked)
 
 
 def within_s(study: Study, machine: Machine) -> float | None:
@@ -171,12 +171,12 @@ def exit_code(record: Record, signalled: int, out_of_time: bool) -> int:
 
 
 def free_memory(machine: Machine, of_the_system: int | None) -> int | None:
-    """What the workers may use together: the system's free memory at the start, or the device's."""
+    """What the workers may use together: the system's free memory at the start, or that of the devices that they are on."""
     if machine.device != "cuda":
         return of_the_system
     import torch
 
-    return int(torch.cuda.mem_get_info()[0])
+    return sum(int(torch.cuda.mem_get_info(i)[0]) for i in range(min(machine.workers, torch.cuda.device_count())))
 
 
 def free_bytes(folder: Path) -> int:

@@ -76,7 +76,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run only this rung or stage; can be repeated")
     parser.add_argument("--retry", choices=("failed",), help="try runs again that have failed for good")
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first run that fails for good")
-    parser.add_argument("--workers", type=_count, metavar="N", help="at most so many processes that train; decided when the plan is made")
+    parser.add_argument(
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="so many processes that train, of a CPU's cores at most; decided when the plan is made",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="default: an accelerator if there is one")
     parser.add_argument("--no-track", action="store_true", help="write the record alone, no MLflow")
     parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
@@ -102,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     only = invocation.wanted(options.only, prepared)
     if options.coord_check:
         return _show_coordinates(prepared, console)
-    machine = invocation.machine_for(study, options.device, options.workers or invocation.MAX_WORKERS)
+    machine = invocation.machine_for(study, options.device, options.workers)
     if options.plan:
         return _show_plan(options, prepared, machine, console)
     confined(ROOT / study.study)

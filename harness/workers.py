@@ -86,6 +86,7 @@ class Message:
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    place: int
     task: Task | None = None
     ended_by_us: bool = False
 
@@ -188,13 +189,14 @@ class Pool:
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=work, args=(theirs, self.setting, self._stop), daemon=True)
+        place = min(set(range(self._n)) - {worker.place for worker in self._workers})
+        process = self._context.Process(target=work, args=(theirs, self.setting, self._stop, place), daemon=True)
         # Its start ends with signals let through: done within the block it would undo it.
         resource_tracker.ensure_running()
         with _signals_held(), _main_left_out():
             process.start()
         theirs.close()
-        self._workers.append(_Worker(process, ours))
+        self._workers.append(_Worker(process, ours, place))
         return self._workers[-1]
 
 
@@ -219,8 +221,8 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def work(pipe: Connection, setting: Setting, stop: ctypes.c_bool) -> None:
-    """The life of a worker: tasks in, messages out, until the pipe closes."""
+def work(pipe: Connection, setting: Setting, stop: ctypes.c_bool, place: int) -> None:
+    """The life of a worker: tasks in, messages out, until the pipe closes. `place`: from 0, among those that work beside it."""
     import torch
 
     _end_with_driver()
@@ -229,6 +231,8 @@ def work(pipe: Connection, setting: Setting, stop: ctypes.c_bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(setting.threads)
     if setting.device == "cuda":
+        # In turn where there are more workers than devices.
+        torch.cuda.set_device(place % torch.cuda.device_count())
         make_deterministic()
     try:
         while True:
@@ -314,9 +318,18 @@ def _do(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connection) -> 
     pipe.send(Message("result", task))
 
 
-def worker_count(device: str, most: int) -> int:
-    """One worker a core that this process may use, at most `most`; one on an accelerator."""
-    if device != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, most))
+def worker_count(device: str, most: int, asked: int | None = None) -> int:
+    """One worker a core that this process may use, or a CUDA device, at most `most`.
+
+    `asked`: what a person wants instead; on an accelerator these may be more, whose processes then share it, on a CPU no more than cores.
+    """
+    if device == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(cores, most, asked or cores))
+    return max(1, min(asked or _devices(device), most))
+
+
+def _devices(device: str) -> int:
+    import torch
+
+    return torch.cuda.device_count() if device == "cuda" else 1

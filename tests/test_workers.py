@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from harness import ahead, workers
-from harness.workers import Message, Pool, Task, carry_out
+from harness.workers import Message, Pool, Task, carry_out, worker_count
 from tests import tiny, toy
 
 # The mask of the first worker, which is also the start of the process that watches over shared memory.
@@ -36,13 +36,13 @@ def test_ctrl_c_can_not_reach_a_worker_that_is_still_being_loaded(tmp_path: Path
     assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM)), done.stdout
 
 
-def _work(pipe: Connection, setting: Any, stop: Any) -> None:
-    """A worker that says of each task in which process it was done."""
+def _work(pipe: Connection, setting: Any, stop: Any, place: int) -> None:
+    """A worker that says of each task in which process it was done, and at which place."""
 
     def do(task: Task, *given: Any) -> None:
         if task.kind == "measure":
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-        pipe.send(Message("result", task, fields={"pid": os.getpid()}))
+        pipe.send(Message("result", task, fields={"pid": os.getpid(), "place": place}))
 
     workers._do = do
     while True:
@@ -74,3 +74,41 @@ def test_who_had_too_little_memory_leaves_it_to_the_next(device: str, expected: 
     said: list[Message] = []
     carry_out(Task("measure", (tiny.spec(),)), SimpleNamespace(device=device), None, SimpleNamespace(send=said.append))  # type: ignore[arg-type]
     assert [message.cause for message in said] == ["memory"] and len(made) == expected
+
+
+def test_workers_side_by_side_have_places_of_their_own_which_the_next_one_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place is what says on which of several devices a worker is."""
+    monkeypatch.setattr(workers, "work", _work)
+    with Pool(3, SimpleNamespace(threads=1, device="cpu")) as pool:  # type: ignore[arg-type]
+        for kinds in (("train",) * 3, ("train", "measure", "train"), ("train",) * 3):
+            for kind in kinds:
+                pool.submit(Task(kind, (tiny.spec(),)))
+            said: list[Message] = []
+            while len(said) < 3:
+                said += pool.poll(1.0)
+            assert sorted(message.fields["place"] for message in said if message.kind == "result") == (
+                [0, 1, 2] if "measure" not in kinds else [0, 2]
+            )
+
+
+@pytest.mark.parametrize(
+    ("device", "most", "asked", "expected"),
+    [
+        ("cuda", 16, None, 4),
+        ("cuda", 2, None, 2),
+        ("cuda", 16, 6, 6),
+        ("cuda", 4, 6, 4),
+        ("mps", 16, None, 1),
+        ("mps", 16, 2, 2),
+        ("cpu", 16, None, 3),
+        ("cpu", 2, None, 2),
+        ("cpu", 16, 6, 3),
+        ("cpu", 16, 1, 1),
+    ],
+)
+def test_there_is_a_worker_for_each_core_or_device_and_more_on_a_device_if_asked(
+    device: str, most: int, asked: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    assert worker_count(device, most, asked) == expected
