@@ -1,5 +1,6 @@
 """Whether a study that was broken has ended as one that was never touched: the same results to the byte, told once, nothing left behind."""
 
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,11 @@ def strays(study: Path) -> list[Path]:
 def report(folder: Path) -> dict[str, bytes]:
     """The report without times, by file."""
     results: Results = from_record(Record.of(toy.events(folder)))
-    there = folder / "report-no-times"
-    document.write(results, there, ("md",), times=False)
-    return {str(path.relative_to(there)): path.read_bytes() for path in sorted(there.rglob("*")) if path.is_file()}
+    # Not in the study's own folder: other tests may be at the untouched one at the same time.
+    with tempfile.TemporaryDirectory() as temporary:
+        there = Path(temporary)
+        document.write(results, there, ("md",), times=False)
+        return {str(path.relative_to(there)): path.read_bytes() for path in sorted(there.rglob("*")) if path.is_file()}
 
 
 def repeated_steps(record_events: list[dict[str, Any]]) -> int:
