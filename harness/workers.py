@@ -86,9 +86,9 @@ class Message:
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    place: int
     task: Task | None = None
     ended_by_us: bool = False
+    place: int = 0
 
 
 class Pool:
@@ -196,7 +196,7 @@ class Pool:
         with _signals_held(), _main_left_out():
             process.start()
         theirs.close()
-        self._workers.append(_Worker(process, ours, place))
+        self._workers.append(_Worker(process, ours, place=place))
         return self._workers[-1]
 
 
