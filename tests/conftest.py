@@ -58,3 +58,13 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
             folder.mkdir()
             tracking_store.connect(f"sqlite:///{folder}/mlflow.db", "first", folder, threading.Event())
     return folder / "mlflow.db"
+
+
+@pytest.fixture
+def no_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the runs that were trained before: no captured step waits, nothing was said of one, and none has failed."""
+    from harness import ahead, graphs
+
+    monkeypatch.setattr(ahead, "_idle", {})
+    monkeypatch.setattr(ahead, "_said", set())
+    monkeypatch.setattr(graphs, "_failed", [])

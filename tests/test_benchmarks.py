@@ -17,7 +17,7 @@ from harness.data.batches import padded
 from harness.generate import sample
 from models.decoder import Model, Shape
 from tests import tiny
-from tests.steppers import made_ahead
+from tests.steppers import as_on_a_gpu
 
 SMALL = Shape(2, 8, 2, 8, 16)
 
@@ -72,7 +72,7 @@ def test_the_notebook_learns_scores_and_samples() -> None:
 def test_the_harness_makes_the_same_steps_of_a_run_by_itself_and_in_a_crew(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step at a time on a CPU; as on a GPU, in blocks, of which the first warms up."""
     if ahead:
-        made_ahead(monkeypatch, 50)
+        as_on_a_gpu(monkeypatch, 50)
         monkeypatch.setattr(_harness_side, "BLOCK", 3)
     monkeypatch.setitem(RUNGS, "87k", SMALL)
     alone, crew = (Steps("87k", tiny.corpus(), size) for size in (1, 2))

@@ -18,7 +18,7 @@ from harness.stepping import Deferred
 from harness.together import train_together
 from harness.train import Outcome, Run, train
 from tests import tiny
-from tests.steppers import made_ahead
+from tests.steppers import as_on_a_gpu
 
 SAMPLES = {"temperatures": [0.5], "texts": 2, "at_best": 1}
 CLOCKS = {"time_s", "tokens_per_second", "seconds"}
@@ -82,7 +82,7 @@ def without_clocks(outcome: Outcome) -> dict[str, Any]:
 @pytest.mark.parametrize("unread", [0, 50])
 def test_each_member_is_its_lone_twin_whoever_leaves(tmp_path: Path, unread: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if unread:
-        made_ahead(monkeypatch, unread)
+        as_on_a_gpu(monkeypatch, unread)
     specs = members()
     crew_told: Told = {}
     lone_told: Told = {}
@@ -129,7 +129,7 @@ def test_a_crew_that_learns_later_how_its_steps_went_is_the_one_that_looked_at_e
     monkeypatch.setattr(Deferred, "_go_back", lambda self, *given: back.append(given) or go_back(self, *given))
     for n in (1, unread):
         told: Told = {}
-        made_ahead(monkeypatch, n)
+        as_on_a_gpu(monkeypatch, n)
         ended = list(train_together(specs, contexts(specs, tmp_path / str(n), told)))
         found.append(([(spec.key, without_clocks(outcome)) for spec, outcome in ended], told))
     assert found[0] == found[1]
@@ -145,7 +145,7 @@ def test_a_crew_that_learns_later_how_its_steps_went_is_the_one_that_looked_at_e
 def test_the_time_of_a_crew_is_shared_out_once(tmp_path: Path, unread: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes eight seconds and nothing else does: what the members are told adds up to that, in parts and as a whole."""
     if unread:
-        made_ahead(monkeypatch, unread)
+        as_on_a_gpu(monkeypatch, unread)
     specs = [tiny.spec(lr=lr, trial=k, evaluate_at=(tiny.STEPS,)) for k, lr in enumerate((1e-3, 2e-3, 3e-3, 4e-3))]
     runs = [Run(spec, context) for spec, context in zip(specs, contexts(specs, tmp_path, {}), strict=True)]
     stepper, now, gradients = together.stepper_of(runs, "cpu"), [0.0], Crew.gradients
@@ -173,7 +173,7 @@ def test_one_that_turns_out_to_have_diverged_is_saved_after_the_others(tmp_path:
     monkeypatch.setattr(Run, "keep", lambda self: (saved.append(self.spec.key), keep(self))[1])
     for way in ("stopped", "saved"):
         saved.clear()
-        made_ahead(monkeypatch, 50)
+        as_on_a_gpu(monkeypatch, 50)
         stop = Stop(3 * len(specs) + 1 if way == "stopped" else None)
         given = contexts(specs, tmp_path / way, {}, pulse=stop)
         if way == "saved":
@@ -190,7 +190,7 @@ def test_a_crew_that_is_stopped_anywhere_goes_on_to_the_same_bits(
     tmp_path: Path, share: float, unread: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if unread:
-        made_ahead(monkeypatch, unread)
+        as_on_a_gpu(monkeypatch, unread)
     specs, stop = members(), Stop(None)
     whole_told: Told = {}
     whole = {spec.key: outcome for spec, outcome in train_together(specs, contexts(specs, tmp_path / "whole", whole_told, pulse=stop))}
