@@ -18,7 +18,7 @@ help:
 	@echo "make faults   break studies in every way and compare them with untouched ones; writes the table of docs/reliability.md"
 	@echo "make bench    speed in half an hour, into benchmarks/results/ and docs/performance.md (DATA=FILE.csv for other texts)"
 	@echo "make bench-full  the same with more pairs and nothing scaled, the peers installed: hours"
-	@echo "make setup    only install; make schema: write docs/study.md and the editors' schema"
+	@echo "make setup    only install; make schema: write docs/study.md, docs/results.md and the editors' schema"
 	@echo "make clean    remove .venv and caches; never touches mlruns/"
 
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""This tool beside the assignment's own procedure: step, evaluation, sampling, memory, and an epoch composed of them.
+"""The harness beside the assignment's own procedure: step, evaluation, sampling, memory, and an epoch composed of them.
 
     python -m benchmarks.notebook [--full] [--rungs 87k,557k] [--pairs 5]        DATA=file.csv COLUMN=name for other texts
 

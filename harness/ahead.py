@@ -126,7 +126,7 @@ def ahead_of(specs: Sequence[RunSpec], states: Sequence[State], context: Context
     """The work of a run, or of a crew, on a GPU; None elsewhere, and where its steps can't be captured, which is said once."""
     if torch.device(context.device).type != "cuda":
         return None
-    reason = _against(specs[0], states[0], context)
+    reason = _against(specs[0], context)
     if reason and reason not in _said:
         _said.add(reason)
         log.warning("Steps are made one by one, with a wait for the device at each: %s.", reason)
@@ -149,14 +149,12 @@ def _new(specs: Sequence[RunSpec], states: Sequence[State], ids: Tensor, n_texts
     return CrewStep(specs, states, ids, n_texts, device)
 
 
-def _against(spec: RunSpec, state: State, context: Context) -> str:
+def _against(spec: RunSpec, context: Context) -> str:
     """Why steps can't be made ahead, if so."""
     if spec.padding != "ignore":
         return f"train.padding is {spec.padding}"
     if context.micro_batches > 1:
         return f"a batch goes through the model in {context.micro_batches} parts"
-    if not hasattr(state.model, "forward_packed"):
-        return f"{spec.arch} has no forward_packed"
     return ""
 
 

@@ -1,6 +1,6 @@
 """Scoring texts: loss, NLL, top-1 and bits per character in one pass without autograd.
 
-Two conventions: real tokens only (the tool's own), and all seq_len - 1 positions with padding counted (the assignment's), the latter
+Two conventions: real tokens only (the harness's own), and all seq_len - 1 positions with padding counted (the assignment's), the latter
 only where a study trains on padding.
 """
 

@@ -1,6 +1,6 @@
-"""Writes docs/study.md and docs/study.schema.json from the Study itself: `python -m harness.reference` (`make schema`).
+"""Writes docs/study.md and docs/study.schema.json from the Study, and docs/results.md: `python -m harness.reference` (`make schema`).
 
-What a key means stands once, under its field in `spec`; a test checks that the committed files say the same.
+What a key means stands once, under its field in `spec`, and a column in `columns`; a test checks that the committed files say the same.
 """
 
 import inspect
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from harness import columns
 from harness.spec import Study
 from harness.study_file import blocks_in
 
@@ -52,6 +53,23 @@ checks the keys by the first line of the files in `studies/`; `docs/study.schema
 
 ## The keys
 """
+
+RESULTS = """# The results
+
+<!-- Generated from harness/columns.py by `make schema`; change the text there. -->
+
+`mlruns/<study>/results.csv` has a row a run, and one for each rung that was left out, at full precision. A value that doesn't
+apply is empty. It is written at the end of each start, and again by `python -m harness report STUDY`. Scores are those of the best weights
+by validation NLL. The report's tables and figures have CSVs of their own beside them, with full precision too.
+
+The columns of the first table keep their names and their order; others may be added to the second.
+"""
+
+
+def results_markdown() -> str:
+    """The columns of results.csv."""
+    tables = ("".join(f"| `{name}` | {meaning} |\n" for name, meaning in table.items()) for table in (columns.PUBLIC, columns.FURTHER))
+    return RESULTS + "".join(f"\n| column | meaning |\n|---|---|\n{table}" for table in tables)
 
 
 def markdown() -> str:
@@ -97,8 +115,9 @@ def _cell(text: str | None) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the files."""
     DOCS.mkdir(exist_ok=True)
+    (DOCS / "results.md").write_text(results_markdown(), encoding="utf-8")
     (DOCS / "study.md").write_text(markdown(), encoding="utf-8")
     (DOCS / "study.schema.json").write_text(schema(), encoding="utf-8")
 

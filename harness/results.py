@@ -14,6 +14,7 @@ import pandas as pd
 from harness import durable
 from harness.analysis.correlation import pearson
 from harness.calibration import planned_s
+from harness.columns import FURTHER, PUBLIC
 from harness.held_out import Lock
 from harness.journal import Event
 from harness.record import Record
@@ -23,16 +24,7 @@ def _columns(names: str) -> list[str]:
     return names.split()
 
 
-# The first columns of results.csv: names that other people's tools rely on. Others are added after these.
-PUBLIC_COLUMNS = _columns(
-    "key stage rung family arch n_params non_embedding_params train_texts seed lr lr_source lr_status status reason epochs train_tokens "
-    "train_flops val_loss val_nll val_top1 test_loss test_nll test_nll_se test_top1 test_bits_per_char nll_padded top1_padded "
-    "pearson_nll_top1 time_s"
-)
-FURTHER_COLUMNS = _columns(
-    "name trial embedding_params head_params n_layer d_model n_head d_head d_ff batch_size steps best_step unique_tokens tokens_per_param "
-    "floor_nll floor_top1 floor_gap floor_gap_se tokens_per_second val_bits_per_char schedule planned_steps parametrization planned_s"
-)
+PUBLIC_COLUMNS, FURTHER_COLUMNS = list(PUBLIC), list(FURTHER)
 TEXT_COLUMNS = frozenset(_columns("key stage rung family arch lr_source lr_status status reason name schedule parametrization"))
 
 EVALUATION_COLUMNS = _columns(

@@ -149,7 +149,8 @@ class Search(Block):
     """predict: how many of the smallest rungs are searched, at least 2. null: all but the largest."""
     space: Annotated[dict[str, Dimension], BeforeValidator(_filled)] = {}  # noqa: RUF012
     """Other keys of train to search together with the rate, such as {train.weight_decay: {low: 1e-3, high: 1, log: true}} or
-    {train.batch_size: {choices: [16, 32, 64]}}. The best trial's values are then used as they stand. {}: the rate alone."""
+    {train.batch_size: {choices: [16, 32, 64]}}: weight_decay, warmup_fraction, lr_min_fraction, beta1, beta2, eps, dropout, grad_clip,
+    batch_size or schedule (the last two by choices). The best trial's values are then used as they stand. {}: the rate alone."""
 
     @model_validator(mode="after")
     def _space_fits(self) -> Self:

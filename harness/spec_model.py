@@ -41,9 +41,13 @@ class ModelSpec(Block):
     arch: Annotated[str, plugin("models", "architecture")] = "decoder"
     """decoder, or another file in models/."""
     family: v.Family = "assignment"
-    """A family's name, or a mapping of its choices (norm, positions, bias, tied, ...). One ladder is one family."""
+    """What all rungs share but their size, by name or as a mapping. assignment: post-norm, learned positions, biases, gelu, every head as
+    wide as the model. modern: pre-norm with a final norm, rotary positions, no biases, heads that share the width, an MLP of four times
+    the width. A mapping changes choices of assignment: norm (post, pre), positions (learned, rotary), activation (gelu, relu), d_head
+    (d_model, split), d_ff (assignment, 4x), and final_norm, bias and tied (true, false)."""
     rungs: Annotated[tuple[Rung, ...], Field(min_length=1, max_length=v.MOST_ITEMS), unique("rung", rung_name)]
-    """Model sizes: a target number of parameters (500k, 2M), a named shape (87k-assignment), or a mapping with a shape (see below)."""
+    """Model sizes: a target number of parameters (500k, 2M), a named shape (87k-, 557k-, 5M- or 10M-assignment), or a mapping with a shape
+    (see below)."""
     parametrization: Literal["standard", "mup", "both"] = "standard"
     """How first weights and rates go with the width: standard (one rate for all), mup (maximal update parametrization, arXiv 2203.03466,
     Table 8: one best rate for all widths), or both (every rung both ways, the second one named with -mup)."""

@@ -222,6 +222,7 @@ def test_every_key_of_the_reference_is_written_down() -> None:
     """Run `make schema` and look at the difference when this fails."""
     assert (reference.DOCS / "study.md").read_text(encoding="utf-8") == reference.markdown()
     assert (reference.DOCS / "study.schema.json").read_text(encoding="utf-8") == reference.schema()
+    assert (reference.DOCS / "results.md").read_text(encoding="utf-8") == reference.results_markdown()
 
 
 def test_the_schema_knows_ranges_choices_and_unknown_keys() -> None:
