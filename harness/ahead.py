@@ -24,6 +24,8 @@ from harness.stepping import MOST_UNREAD, Told
 AHEAD = 256
 # Captured steps that wait for another run of their shape; each holds weights, moments and what its graphs work on.
 KEPT = 4
+# None of them does where less than this share of the device's memory is free: a crew may take 60 % of it (`crew_sizes`).
+FREE_SHARE = 0.6
 # What runs may differ in that share a captured step.
 OWN = frozenset(
     {"stage", "rung", "family", "lr", "seed", "trial", "search", "lr_source", "lr_status", "steps", "evaluate_at", "eval_texts", "patience"}
@@ -51,6 +53,8 @@ class Ahead:
             step.discard()
             step = None
         if step is None:
+            if is_short(context.device):
+                make_room()
             step = _new(specs, states, ids, self._n_texts, context.device)
         step.adopt(specs, states)
         self._step, self._factors = step, [group["factor"] for group in states[0].optimizer.param_groups]
@@ -138,9 +142,19 @@ def ahead_of(specs: Sequence[RunSpec], states: Sequence[State], context: Context
 
 
 def make_room() -> None:
-    """Let go of all that waits for other runs."""
+    """Let go of all that waits for other runs, and leave the device all the memory that this process can do without."""
     while _idle:
         _idle.popitem()[1].discard()
+    torch.cuda.empty_cache()
+
+
+def is_short(device: str) -> bool:
+    """Whether a device has little memory left for a step that is new. What graphs work on counts as used while they wait."""
+    if torch.device(device).type != "cuda":
+        return False
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return free < FREE_SHARE * total
 
 
 def _new(specs: Sequence[RunSpec], states: Sequence[State], ids: Tensor, n_texts: int, device: str) -> CapturedStep:

@@ -34,7 +34,7 @@ ENDLESS = 10**6
 def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: str) -> dict[str, Any]:
     """Seconds of one step, of scoring a text and of sampling, as the fields of a Cost. Learns nothing and keeps nothing."""
     run = Run(endless(spec), silent(corpus, device))
-    step_s = _step_s(run)
+    a_step_s = step_s(run)
     state = run.state
     few = corpus.validation.head(4 * FEW_TEXTS)
     started = perf_counter()
@@ -42,10 +42,10 @@ def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: s
     text_s = (perf_counter() - started) / few.n_texts
     end_s = _sample_s(state, corpus, samples["texts"], samples["temperatures"], spec)
     best_s = _sample_s(state, corpus, samples["at_best"], [1.0], spec)
-    return asdict(Cost(step_s, text_s, end_s, best_s, _peak_bytes(device)))
+    return asdict(Cost(a_step_s, text_s, end_s, best_s, _peak_bytes(device)))
 
 
-def _step_s(run: Run) -> float:
+def step_s(run: Run) -> float:
     """Seconds per training step; the first, which warms up, is counted only where it alone takes all the time."""
     stepper = stepper_of(run)
     if isinstance(stepper, Deferred):

@@ -114,10 +114,11 @@ def trust(runs: int, spread: float | None) -> str:
     return f"+-{100 * spread:.0f} % {basis}" if spread < 1 else f"within a factor of {1 + spread:.1f} {basis}"
 
 
-def shape_of(spec: RunSpec, mean_tokens: float, samples: Mapping[str, Any]) -> str:
-    """Equal for runs whose steps, evaluations and sets of samples take the same time on one machine."""
+def shape_of(spec: RunSpec, mean_tokens: float, samples: Mapping[str, Any], crew: int = 1) -> str:
+    """Equal for runs whose steps, evaluations and sets of samples take the same time on one machine. `crew`: how many train together."""
     same = ("arch", "shape", "vocab_size", "seq_len", "batch_size", "padding", "precision")
     facts = {name: spec.to_dict()[name] for name in same} | {"length": round(math.log(mean_tokens, LENGTH_STEP))}
+    facts |= {"crew": crew} if crew > 1 else {}
     return digest(facts | {"samples": [samples["texts"], len(samples["temperatures"]), samples["at_best"]]})
 
 
@@ -199,7 +200,7 @@ def observations(record: Record, machine: Mapping[str, Any]) -> list[tuple[str, 
             one = _observation(record, key)
             if one is not None:
                 spec = RunSpec.from_dict(started["spec"])
-                found.append((shape_of(spec, record.data["mean_tokens"], record.study["samples"]), one))
+                found.append((shape_of(spec, record.data["mean_tokens"], record.study["samples"], crew_of(record, key)), one))
     return found
 
 
@@ -229,6 +230,11 @@ def _observation(record: Record, key: str) -> Observation | None:
     )
 
 
+def crew_of(record: Record, key: str) -> int:
+    """How many runs trained together when this one was given to a worker, itself included."""
+    return len(record.started.get(key, {}).get("crew", ())) or 1
+
+
 def _planned(record: Record, key: str) -> Cost | None:
     """What a run's rung was priced at, where the plan says so for this run's batches."""
     selected = record.selected[key]
@@ -237,7 +243,7 @@ def _planned(record: Record, key: str) -> Cost | None:
     own = record.study.get("train", {}).get("batch_size", texts)
     if not cost or (texts != own and cost.get("text_step_s") is None):
         return None
-    return Cost(**cost).of_batch(texts, own)
+    return Cost(**cost).of_crew(crew_of(record, key)).of_batch(texts, own)
 
 
 def work_of(record: Record, key: str) -> Work:

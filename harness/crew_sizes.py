@@ -4,6 +4,8 @@ On a CPU it is one unless a study says otherwise: there processes of one thread 
 that it always had.
 """
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +13,9 @@ from typing import Any
 import torch
 
 from harness.ahead import make_room
-from harness.calibrate import AHEAD_STEPS, AHEAD_TURNS, endless, silent, steps_s
+from harness.calibrate import AHEAD_STEPS, AHEAD_TURNS, endless, silent, step_s, steps_s
 from harness.crew import together
 from harness.data.corpus import Corpus
-from harness.errors import PreflightError
 from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.spec import Study
@@ -27,37 +28,53 @@ MEMORY_SHARE = 0.6
 # Of sizes whose runs cost nearly the same the smallest is taken: it is saved sooner, and less waits for its slowest run.
 NEARLY = 1.05
 
+log = logging.getLogger(__name__)
+
 
 def with_crews(study: Study, probes: Mapping[str, RunSpec], costs: Mapping[str, Cost], device: str, pool: Pool) -> dict[str, Cost]:
     """The costs of each rung at the size of crew that its runs will have.
 
     Args:
         probes: a run of each rung. pool: idle workers on the device.
-
-    Raises:
-        PreflightError: a worker could not measure.
     """
     most = max(study.search.batch if study.search.trials else 1, study.seeds + 1)
     can = {rung for rung, spec in probes.items() if together([spec, spec])}
     if study.crew != "auto":
-        return {rung: replace(cost, crew=min(study.crew, most) if rung in can else 1) for rung, cost in costs.items()}
+        most = min(most, study.crew)
+    elif device == "cpu":
+        most = 1
+    else:
+        # So many runs there are at a time that each device has some.
+        at_a_time = most * (1 if study.search.order == "in_turn" else len(can))
+        most = min(most, math.ceil(at_a_time / pool.size))
+    found = {rung: replace(cost, crew=most if rung in can else 1) for rung, cost in costs.items()}
     if device == "cpu" or most == 1:
-        return dict(costs)
-    found = dict(costs)
+        # There a crew takes as long as its runs one after the other.
+        return found
     for rung in sorted(can, key=lambda rung: -costs[rung].step_s):
-        specs = tuple(replace(probes[rung], trial=k, seed=k) for k in range(most))
-        seconds = {1: costs[rung].step_s} | _asked(Task("crew", specs), pool)
-        size = best_size(seconds)
-        found[rung] = replace(costs[rung], crew=size, step_s=seconds[size])
+        seconds = _asked(Task("crew", tuple(replace(probes[rung], trial=k, seed=k) for k in range(most))), pool)
+        size = most if study.crew != "auto" else best_size(seconds) if seconds else 1
+        one = replace(costs[rung], crew=size, crew_step_s=tuple(sorted(seconds.items())))
+        found[rung] = one.of_crew(size)
     return found
 
 
+def as_they_were(cost: Cost, known: Cost | None) -> Cost:
+    """The price of runs in crews by the crews of this size that have ended, where these tell one."""
+    if known is None:
+        return cost
+    pairs = tuple((size, seconds * known.step_s / cost.step_s) for size, seconds in cost.crew_step_s)
+    return replace(known, crew=cost.crew, crew_step_s=pairs, process_bytes=cost.process_bytes, text_step_s=cost.text_step_s)
+
+
 def _asked(task: Task, pool: Pool) -> dict[int, float]:
+    """Seconds of a step a run by size of the crew; none where they can't be measured, which is said: runs by themselves may still do."""
     pool.submit(task)
     while True:
         for message in pool.poll(1.0):
             if message.kind == "error":
-                raise PreflightError(f"rung {task.specs[0].rung} can't be trained here: {message.fields['reason']}. Nothing was run.")
+                log.warning("Crews of %s can't be measured (%s): its runs train one by one.", task.specs[0].rung, message.fields["reason"])
+                return {}
             return {int(size): float(seconds) for size, seconds in message.fields["step_s"]}
 
 
@@ -68,17 +85,17 @@ def best_size(seconds: Mapping[int, float]) -> int:
 
 
 def measure_crews(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> dict[str, Any]:
-    """(size, seconds of a step a run) of crews of 2, 4, 8 ... of these runs, as far as the memory goes."""
+    """(size, seconds of a step a run) of one of these runs, and of crews of 2, 4, 8 ... of them, as far as the memory goes."""
     found: list[tuple[int, float]] = []
-    sizes = sorted({min(2**i, len(specs)) for i in range(1, len(specs).bit_length() + 1)} - {1})
+    sizes = sorted({min(2**i, len(specs)) for i in range(len(specs).bit_length() + 1)})
     try:
         for size in sizes:
             _empty(device)
-            step_s = _step_s(specs[:size], corpus, device) / size
+            share_s = _step_s(specs[:size], corpus, device) / size
             # Reserved, since what graphs work on is not allocated while none of them runs.
             if device == "cuda" and torch.cuda.max_memory_reserved() > MEMORY_SHARE * torch.cuda.mem_get_info()[1]:
                 break
-            found.append((size, step_s))
+            found.append((size, share_s))
     except RuntimeError as error:
         if cause_of(error) != "memory":
             raise
@@ -90,13 +107,14 @@ def _empty(device: str) -> None:
     """Nothing of a crew that was measured before takes part in what the next one holds."""
     make_room()
     if device == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def _step_s(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> float:
     """Seconds of a step of a crew, as its runs make and count it; what comes before the last turn warms up and captures."""
     runs = [Run(endless(spec), silent(corpus, device)) for spec in specs]
+    if len(runs) == 1:
+        return step_s(runs[0])
     stepper = stepper_of(runs, device)
     seconds = [steps_s(runs, stepper, AHEAD_STEPS) for _ in range(AHEAD_TURNS)]
     stepper.close()

@@ -304,11 +304,11 @@ class Executor:
         """Write down that a crew failed, and try its runs again: which of them it was is not known."""
         for spec in specs:
             self.note("run_ended", key=spec.key, status="failed", **message.fields, final=False)
-        parts = self._tries.crew_failed(specs, message.cause)
+        parts = self._tries.crew_failed(specs, message.cause, self._crew_of.get(specs[0].rung, 1))
         self._again += [replace(message.task, specs=part, resume={}) for part in parts]
         if message.cause == "memory":
             names = f"{specs[0].name} and {len(specs) - 1} more"
-            self.watch.say(f"{names}: out of memory; trying again with at most {len(parts[0])} of them together")
+            self.watch.say(f"{names}: out of memory; trying again with at most {self._most_together(specs[0])} of them together")
 
     def _failed(self, spec: RunSpec, message: Message) -> None:
         """Write down how a run failed, and try it again if it may be; the record keeps every try."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from harness import calibration, environment, ladder, memory, plugins, preflight
 from harness.calibration import Calibration
-from harness.crew_sizes import with_crews
+from harness.crew_sizes import as_they_were, with_crews
 from harness.data import Floor
 from harness.data.corpus import SOURCES, Corpus
 from harness.data.corpus import prepare as prepare_corpus
@@ -26,7 +26,7 @@ from harness.record import Record
 from harness.runspec import RunSpec
 from harness.spec import Device, Study
 from harness.stages import Stages
-from harness.workers import Pool, Setting, Task
+from harness.workers import Pool, Setting, Task, allocator
 
 # Training texts whose lengths stand for all in exact FLOPs of a plan.
 LENGTH_SAMPLE = 4096
@@ -131,6 +131,11 @@ def new_plan(prepared: Prepared, machine: Machine, pool: Pool, known: Calibratio
     stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
     probes = {rung.rung: stages.probe(rung) for rung in stages.plan.rungs}
     costs = with_crews(prepared.study, probes, calibrate(prepared, machine, pool, known), machine.device, pool)
+    size, samples = prepared.size, prepared.study.samples.model_dump(mode="json")
+    for rung, cost in costs.items():
+        if cost.crew > 1:
+            in_crews = known.cost(calibration.shape_of(probes[rung], size.mean_tokens, samples, cost.crew), size.mean_tokens, samples)
+            costs[rung] = as_they_were(cost, in_crews)
     plan = make(prepared.study, prepared.rungs, prepared.size, costs, machine, within_s(prepared.study, machine))
     return replace(plan, calibrated_runs=known.runs, spread=known.spread)
 
@@ -265,7 +270,8 @@ def facts(machine: Machine) -> dict[str, Any]:
     """Who started what, where and when. `machine`: what the speed of its runs depends on."""
     started, speed = environment.now(), environment.speed_facts(machine)
     identity = {"id": f"{started}-{os.getpid()}", "command": environment.command(), "host": socket.gethostname(), "pid": os.getpid()}
-    return identity | {"started": started, "git": environment.git(), "versions": environment.versions(), "machine": speed}
+    facts = {"started": started, "git": environment.git(), "versions": environment.versions(), "machine": speed}
+    return identity | facts | {"allocator": allocator()}
 
 
 def wanted(only: Sequence[str], prepared: Prepared) -> tuple[str, ...]:

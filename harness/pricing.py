@@ -42,8 +42,8 @@ class Cost:
 
     `process_bytes`: memory of a worker beside what its model, optimizer and activations take. `runs`: how many finished runs they come
     from, 0 where they were measured in a few steps. A run takes `margin` times what its parts come to. `crew`: how many runs of the shape
-    train together; `step_s` is then a run's share. `text_step_s`: by how much a step grows with a further text of its batch, where
-    other batch sizes are searched.
+    train together at most; `step_s` is then a run's share, and `crew_step_s` has those of all sizes that were measured. `text_step_s`: by
+    how much a step grows with a further text of its batch, where other batch sizes are searched.
     """
 
     step_s: float
@@ -55,6 +55,12 @@ class Cost:
     runs: int = 0
     crew: int = 1
     text_step_s: float | None = None
+    crew_step_s: Sequence[tuple[int, float]] = ()
+
+    def of_crew(self, runs: int) -> "Cost":
+        """The price of each of so many runs that can be together: that of the largest crew measured which they fill."""
+        filled = [one for one in self.crew_step_s if one[0] <= min(runs, self.crew)]
+        return replace(self, step_s=max(filled)[1]) if filled else self
 
     def of_batch(self, texts: int, own: int) -> "Cost":
         """The price at another batch size than its own: a line through what was measured, and no less than the texts' share."""
@@ -182,16 +188,17 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
     tokens = round(steps * step_tokens(study, size))
     per_token = _flops_per_token(rung, size)
     defaults = 1 if study.search.trials else 0
+    of_trials, of_kept = cost.of_crew(study.search.batch), cost.of_crew(study.seeds + defaults)
     ladder_runs = study.seeds * (1 + len(further)) + defaults
     own = study.train.batch_size
     searched = batch_sizes(study) or (own,)
     # Which batch size will be chosen is not known: trials are priced at the mean of those that are tried, kept runs at the dearest.
-    trial_s = sum(_run_s(study, size, cost, steps, False, texts=texts) for texts in searched) / len(searched)
-    ladder_s = [max(_run_s(study, size, cost, s, True, texts=texts) for texts in searched) for s in (steps, *further)]
+    trial_s = sum(_run_s(study, size, of_trials, steps, False, texts=texts) for texts in searched) / len(searched)
+    ladder_s = [max(_run_s(study, size, of_kept, s, True, texts=texts) for texts in searched) for s in (steps, *further)]
     # With a pruner about a quarter of the trials' steps is never made (docs/log.md), which pays for an extension.
     extension = extension_trials(study) if trials and study.search.pruner == "none" else 0
     search_s = (trials + extension) * trial_s
-    estimated = search_s + study.seeds * sum(ladder_s) + defaults * _run_s(study, size, cost, steps, True)
+    estimated = search_s + study.seeds * sum(ladder_s) + defaults * _run_s(study, size, of_kept, steps, True)
     counts = rung.counts
     # What a batch holds at once: its real tokens, or all positions where padding is learned.
     batch_tokens = round(max(own, *searched) * (study.data.seq_len - 1 if study.train.padding == "learn" else size.mean_tokens))
@@ -219,7 +226,7 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
         step_s=cost.step_s,
         estimated_s=estimated,
         run_s=ladder_s[0],
-        cost=asdict(cost),
+        cost=asdict(cost) | {"crew_step_s": [list(pair) for pair in cost.crew_step_s]},
         memory_bytes=cost.process_bytes
         + accounting.memory_bytes(rung.arch, rung.shape, size.vocab_size, study.data.seq_len, batch_tokens, cost.crew),
         crew=cost.crew,
@@ -259,5 +266,6 @@ def ablation_steps(study: Study, size: DataSize, rung: RungPlan, n_texts: int) -
 
 
 def ablation_s(study: Study, size: DataSize, rung: RungPlan, cost: Cost) -> float:
+    cost = cost.of_crew(study.seeds)
     runs = (_run_s(study, size, cost, ablation_steps(study, size, rung, n), True, n) for n in study.ablations.train_texts)
     return study.seeds * sum(runs)

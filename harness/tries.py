@@ -44,12 +44,13 @@ class Tries:
         """How many runs like this one train together at most; a batch that goes through in parts does so by itself."""
         return 1 if self.parts_of(spec) > 1 else max(1, planned // self.crew_parts.get(spec.rung, 1))
 
-    def crew_failed(self, specs: Sequence[RunSpec], cause: str) -> list[tuple[RunSpec, ...]]:
-        """What a crew is tried again as: two smaller ones for want of memory; else the same once more, and then each run by itself."""
+    def crew_failed(self, specs: Sequence[RunSpec], cause: str, planned: int) -> list[tuple[RunSpec, ...]]:
+        """What a crew is tried again as: the same once more, and then each run by itself. Want of memory makes the rung's crews smaller
+        (`crew_of`), by which they are cut before they begin."""
         if cause == "memory":
-            self.crew_parts[specs[0].rung] = 2 * self.crew_parts.get(specs[0].rung, 1)
-            half = (len(specs) + 1) // 2
-            return [tuple(specs[:half]), tuple(specs[half:])]
+            while self.crew_of(specs[0], planned) >= len(specs):
+                self.crew_parts[specs[0].rung] = 2 * self.crew_parts.get(specs[0].rung, 1)
+            return [tuple(specs)]
         for spec in specs:
             self.crew_counts[spec.key] = self.crew_counts.get(spec.key, 0) + 1
         again = max(self.crew_counts[spec.key] for spec in specs) < TRIES

@@ -91,6 +91,11 @@ class _Worker:
     place: int = 0
 
 
+def allocator() -> dict[str, str]:
+    """The allocator's settings that workers have: a person's own, else ours."""
+    return {name: os.environ.get(name, value) for name, value in ALLOCATOR.items()}
+
+
 class Pool:
     """At most `n` workers, each started when there is work for it; `submit` to an idle one, and `poll` for what they say."""
 
@@ -99,11 +104,16 @@ class Pool:
         self.setting = setting
         # Without a lock: a worker that is killed while it looks must not hold up the others.
         self._stop = self._context.RawValue(ctypes.c_bool, False)
-        os.environ.update({name: os.environ.get(name, value) for name, value in ALLOCATOR.items()})
+        os.environ.update(allocator())
         os.environ["OMP_NUM_THREADS"] = str(setting.threads)
         self._n = n
         self._workers: list[_Worker] = []
         self._out_of_memory = memory.kills()
+
+    @property
+    def size(self) -> int:
+        """How many workers there can be."""
+        return self._n
 
     @property
     def idle(self) -> int:
@@ -265,17 +275,9 @@ def carry_out(task: Task, setting: Setting, stop: ctypes.c_bool, pipe: Connectio
         cause = cause_of(error)
         pipe.send(Message("error", task, fields={"reason": reason, "traceback": lines}, cause=cause))
     if cause == "memory" and setting.device == "cuda":
-        _make_room()
+        from harness.ahead import make_room
 
-
-def _make_room() -> None:
-    """Leave the next task all of the device's memory that this process can do without."""
-    import torch
-
-    from harness.ahead import make_room
-
-    make_room()
-    torch.cuda.empty_cache()
+        make_room()
 
 
 def _end_with_driver() -> None:

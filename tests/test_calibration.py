@@ -65,7 +65,9 @@ def shape(**changes: Any) -> str:
 
 def test_the_price_of_a_shape_is_what_its_runs_took() -> None:
     cost = known(record_of(5)).cost(shape(), MEAN_TOKENS, SAMPLES)
-    assert cost is not None and asdict(cost) == pytest.approx(asdict(replace(TRUE, runs=5)))
+    assert cost is not None
+    told, expected = asdict(cost), asdict(replace(TRUE, runs=5))
+    assert told.pop("crew_step_s") == expected.pop("crew_step_s") and told == pytest.approx(expected)
 
 
 def test_longer_texts_cost_more_by_their_tokens() -> None:
@@ -135,6 +137,26 @@ def test_runs_that_were_cut_off_or_ran_elsewhere_teach_nothing() -> None:
     record.started[third]["micro_batches"] = 2
     assert len(observations(record, MACHINE)) == 1 and observations(record, MACHINE | {"threads": 2}) == []
     assert observations(Record(), MACHINE) == []
+
+
+def test_what_runs_took_in_a_crew_is_no_price_of_a_run_by_itself() -> None:
+    record = record_of(5)
+    keys = list(record.selected)
+    for key in keys:
+        record.started[key]["crew"] = keys
+    assert known(record).cost(shape(), MEAN_TOKENS, SAMPLES) is None
+    in_fives = known(record).cost(shape_of(tiny.spec(), MEAN_TOKENS, SAMPLES, crew=5), MEAN_TOKENS, SAMPLES)
+    assert in_fives is not None and in_fives.step_s == pytest.approx(TRUE.step_s)
+
+
+def test_what_a_crew_did_is_priced_by_its_size() -> None:
+    in_pairs = replace(TRUE, crew=4, crew_step_s=((1, 2 * TRUE.step_s), (2, TRUE.step_s), (4, 0.1 * TRUE.step_s)))
+    record = record_of(3, planned=in_pairs)
+    one, two, three = record.selected
+    record.started[two]["crew"] = record.started[three]["crew"] = [two, three]
+    seconds = [record.ended[key]["time_s"] for key in (one, two)]
+    steps = record.ended[one]["steps"]
+    assert planned_s(record, one) == pytest.approx(seconds[0] + steps * TRUE.step_s) and planned_s(record, two) == pytest.approx(seconds[1])
 
 
 def test_what_was_done_is_priced_as_planned() -> None:

@@ -88,6 +88,17 @@ def test_few_steps_wait_for_other_runs() -> None:
     assert len(ahead._idle) == ahead.KEPT
 
 
+@pytest.mark.parametrize("short", [True, False])
+def test_where_memory_is_short_none_waits_beside_a_step_that_is_new(short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "is_short", lambda device: short)
+    for d_ff in (4, 5):
+        spec = tiny.spec(shape=tiny.SHAPE | {"d_ff": d_ff})
+        Ahead([spec], [start(spec, "cpu")], context()).close()
+        # One that is taken over needs no further memory.
+        Ahead([spec], [start(spec, "cpu")], context()).close()
+    assert len(ahead._idle) == (1 if short else 2)
+
+
 def test_a_run_is_trained_ahead_where_it_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """From its start to its samples, and with the losses of the plain run, whose batches are the same but for their fillers."""
     plain = tiny.spec(dropout=0.0)
@@ -142,7 +153,7 @@ def test_a_step_made_ahead_is_priced_as_it_is_made(monkeypatch: pytest.MonkeyPat
     clock = iter(np.arange(0.0, 1e6, 1.0))
     monkeypatch.setattr(calibrate, "perf_counter", lambda: next(clock))
     steps = calibrate.AHEAD_STEPS
-    assert calibrate._step_s(run) == pytest.approx((1.0 - 0.25) / steps)
+    assert calibrate.step_s(run) == pytest.approx((1.0 - 0.25) / steps)
     assert work.launched == 3 * steps == run.state.step and len(ahead._idle) == 1
 
 

@@ -94,5 +94,5 @@ def test_a_crew_is_measured_as_its_runs_make_their_steps(monkeypatch: pytest.Mon
     monkeypatch.setattr(crew_sizes, "make_room", lambda: (waiting.append(len(ahead._idle)), ahead.make_room()))
     specs = [tiny.spec(trial=k, steps=6, evaluate_at=(6,)) for k in range(4)]
     found = crew_sizes.measure_crews(specs, tiny.corpus(), "cpu")["step_s"]
-    assert [size for size, _ in found] == [2, 4] and all(step_s > 0 for _, step_s in found)
-    assert waiting == [0, 1, 1] and not ahead._idle
+    assert [size for size, _ in found] == [1, 2, 4] and all(step_s > 0 for _, step_s in found)
+    assert waiting == [0, 1, 1, 1] and not ahead._idle

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from harness import crew as crew_module
-from harness.crew_sizes import best_size, measure_crews, with_crews
+from harness.crew_sizes import as_they_were, best_size, measure_crews, with_crews
 from harness.crews import Saved, crews, going_on
 from harness.invocation import JOURNAL
 from harness.journal import read
 from harness.pricing import Cost
 from harness.record import Record
 from harness.tries import Tries
-from harness.workers import Pool
+from harness.workers import Message
 from tests import inline, tiny
 from tests.fakes import make_plan, make_study
 from tests.faults.equal import assert_same_record
@@ -72,11 +72,16 @@ def test_members_that_have_no_step_in_common_go_on_apart_and_lose_nothing() -> N
 
 def test_a_crew_that_fails_is_tried_again_then_alone_and_halved_for_want_of_memory() -> None:
     tries = Tries(set(), {})
-    assert names(tries.crew_failed(SPECS, "")) == [[0, 1, 2, 3, 4]]
-    assert names(tries.crew_failed(SPECS, "")) == [[0], [1], [2], [3], [4]]
+    assert names(tries.crew_failed(SPECS, "", 5)) == [[0, 1, 2, 3, 4]]
+    assert names(tries.crew_failed(SPECS, "", 5)) == [[0], [1], [2], [3], [4]]
     assert tries.crew_of(SPECS[0], 5) == 5
-    assert names(tries.crew_failed(SPECS, "memory")) == [[0, 1, 2], [3, 4]]
+    # Cut by the new size before it begins, as a later start does.
+    assert names(tries.crew_failed(SPECS, "memory", 5)) == [[0, 1, 2, 3, 4]]
     assert tries.crew_of(SPECS[0], 5) == 2
+    # Two that were left of a larger crew and don't fit either: a half of its size would be the same two.
+    few = Tries(set(), {})
+    few.crew_failed(SPECS[:2], "memory", 5)
+    assert few.crew_of(SPECS[0], 5) == 1
     started = [{"n": 0, "time": 0.0, "event": "run_started", "key": "k", "spec": SPECS[0].to_dict(), "crew_parts": 2}]
     assert Tries.after(Record.of(started), retry=False).crew_of(SPECS[0], 5) == 2
     # A batch that goes through in parts does so by itself.
@@ -172,25 +177,68 @@ def test_the_size_is_the_studys_or_the_smallest_that_costs_nearly_the_least() ->
     assert {cost.crew for cost in with_crews(make_study(), probes, costs, "cpu", asked).values()} == {1}
 
 
+class Answering:
+    """A pool that answers as a worker of another device would."""
+
+    def __init__(self, size: int = 1, error: str = "") -> None:
+        self.size, self.error = size, error
+        self.told: list[Any] = []
+
+    def submit(self, task: Any) -> None:
+        self.told.append(task)
+
+    def poll(self, timeout: float) -> list[Message]:
+        if self.error:
+            return [Message("error", self.told[-1], fields={"reason": self.error})]
+        sizes = [(1, 1.0), (2, 0.6), (4, 0.31), (6, 0.3)]
+        return [Message("result", self.told[-1], fields={"step_s": [pair for pair in sizes if pair[0] <= len(self.told[-1].specs)]})]
+
+
 def test_crews_are_measured_where_a_device_may_be_left_idle() -> None:
     """The pool answers as a worker of another device would; the sizes are what a search and its seeds can fill."""
     study = make_study(search={"trials": 6, "batch": 6})
     found = measure_crews([replace(SPECS[0], trial=k) for k in range(6)], tiny.corpus(), "cpu")
-    assert [size for size, _ in found["step_s"]] == [2, 4, 6] and all(seconds > 0 for _, seconds in found["step_s"])
-    told: list[Any] = []
+    assert [size for size, _ in found["step_s"]] == [1, 2, 4, 6] and all(seconds > 0 for _, seconds in found["step_s"])
+    pool = Answering()
+    # What runs took so far, in whatever company, is no measure of one by itself.
+    cost = with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(0.1, 1.0)}, "cuda", pool)["tiny"]
+    assert (cost.crew, cost.step_s, len(pool.told[0].specs)) == (4, 0.31, 6)
+    assert [cost.of_crew(n).step_s for n in (1, 2, 3, 4, 6)] == [1.0, 0.6, 0.6, 0.31, 0.31]
+    given = with_crews(make_study(crew=2, search={"batch": 6}), {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"]
+    assert (given.crew, given.step_s, len(pool.told[1].specs)) == (2, 0.6, 2)
 
-    class Answering:
-        def submit(self, task: Any) -> None:
-            told.append(task)
 
-        def poll(self, timeout: float) -> list[Any]:
-            from harness.workers import Message
+def test_no_crew_leaves_a_device_without_work() -> None:
+    study, pool = make_study(search={"trials": 4, "batch": 4}, seeds=3), Answering(size=4)
+    with_crews(study, {"tiny": SPECS[0], "other": SPECS[1]}, {"tiny": Cost(1.0, 1.0), "other": Cost(1.0, 1.0)}, "cuda", pool)
+    assert [len(task.specs) for task in pool.told] == [2, 2]
+    assert with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"].crew == 1 and len(pool.told) == 2
 
-            return [Message("result", told[-1], fields={"step_s": [(2, 0.6), (4, 0.31), (6, 0.3)]})]
 
-    pool: Pool = Answering()  # type: ignore[assignment]
-    costs = with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)
-    assert (costs["tiny"].crew, costs["tiny"].step_s, len(told[0].specs)) == (4, 0.31, 6)
+def test_crews_that_cannot_be_measured_are_said_and_their_runs_train_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+    pool = Answering(error="RuntimeError: the worker was killed")
+    cost = with_crews(make_study(), {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"]
+    assert (cost.crew, cost.step_s) == (1, 1.0) and "worker was killed" in caplog.text
+
+
+def test_a_plan_prices_runs_by_the_company_that_they_can_have() -> None:
+    """Eight trials at a time fill a crew of eight; three seeds and the default never do."""
+    study = make_study(search={"trials": 8, "batch": 8, "pruner": "median"}, seeds=3)
+    pairs = ((1, 1.0), (2, 0.6), (4, 0.4), (8, 0.1))
+    rungs = [rung.rung for rung in make_plan(study).rungs]
+    of_eight, of_four = (
+        make_plan(study, costs={rung: Cost(0.1, 0.001, crew=8, crew_step_s=steps) for rung in rungs}) for steps in (pairs, ((8, 0.1),))
+    )
+    for fair, cheap in zip(of_eight.rungs, of_four.rungs, strict=True):
+        assert fair.estimated_s - cheap.estimated_s == pytest.approx(1.1 * 4 * fair.steps * (0.4 - 0.1))
+
+
+def test_crews_that_have_ended_price_the_next_ones() -> None:
+    probed = Cost(0.2, 1.0, process_bytes=5, crew=4, crew_step_s=((1, 0.5), (4, 0.2)), text_step_s=0.01)
+    assert as_they_were(probed, None) == probed
+    found = as_they_were(probed, Cost(0.3, 2.0, margin=1.0, runs=9))
+    assert (found.crew, found.step_s, found.text_s, found.runs, found.process_bytes, found.text_step_s) == (4, 0.3, 2.0, 9, 5, 0.01)
+    assert found.of_crew(3).step_s == pytest.approx(0.75)
 
 
 def test_a_crew_needs_the_memory_and_the_disk_of_all_its_members() -> None:
