@@ -25,8 +25,8 @@ MEASURE_S = 1.0
 MAX_STEPS = 10
 FEW_TEXTS = 8
 SHORT_SAMPLE = 24
-# The first turn makes steps plainly, the second captures them.
-AHEAD_STEPS, AHEAD_TURNS = 16, 3
+# The first turn makes steps plainly, the second captures them; batches of a crew have more sizes, which a few turns more go through.
+AHEAD_STEPS, AHEAD_TURNS, MOST_TURNS = 16, 3, 8
 # More steps than are ever measured.
 ENDLESS = 10**6
 
@@ -36,10 +36,7 @@ def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: s
     run = Run(endless(spec), silent(corpus, device))
     a_step_s = step_s(run)
     state = run.state
-    few = corpus.validation.head(4 * FEW_TEXTS)
-    started = perf_counter()
-    evaluate(state.model, corpus, few, spec.padding, device, spec.precision)
-    text_s = (perf_counter() - started) / few.n_texts
+    text_s = _text_s(state, corpus, spec, device)
     end_s = _sample_s(state, corpus, samples["texts"], samples["temperatures"], spec)
     best_s = _sample_s(state, corpus, samples["at_best"], [1.0], spec)
     return asdict(Cost(a_step_s, text_s, end_s, best_s, _peak_bytes(device)))
@@ -49,9 +46,9 @@ def step_s(run: Run) -> float:
     """Seconds per training step; the first, which warms up, is counted only where it alone takes all the time."""
     stepper = stepper_of(run)
     if isinstance(stepper, Deferred):
-        seconds = [steps_s([run], stepper, AHEAD_STEPS) for _ in range(AHEAD_TURNS)]
+        seconds = settled_s([run], stepper)
         stepper.close()
-        return seconds[-1]
+        return seconds
     # Two whole steps, the second with the optimizer's moments in place, show all the memory that a run takes.
     times: list[float] = []
     for step in range(1, MAX_STEPS + 1):
@@ -67,6 +64,17 @@ def step_s(run: Run) -> float:
     return float(np.median(times[1:]))
 
 
+def _text_s(state: State, corpus: Corpus, spec: RunSpec, device: str) -> float:
+    """Seconds of scoring a text. Where many go through at once, away from a CPU, it is a share of a whole evaluation, the second one."""
+    texts = corpus.validation.head(4 * FEW_TEXTS if device == "cpu" else spec.eval_texts)
+    seconds = 0.0
+    for _ in range(1 if device == "cpu" else 2):
+        started = perf_counter()
+        evaluate(state.model, corpus, texts, spec.padding, device, spec.precision)
+        seconds = perf_counter() - started
+    return seconds / texts.n_texts
+
+
 def silent(corpus: Corpus, device: str) -> Context:
     """For steps of which no one is told."""
     return Context(corpus, emit=lambda event, fields: None, device=device)
@@ -75,6 +83,17 @@ def silent(corpus: Corpus, device: str) -> Context:
 def endless(spec: RunSpec) -> RunSpec:
     """The run with as many steps as anyone may want to measure, and no evaluation among them."""
     return replace(spec, steps=ENDLESS, evaluate_at=(ENDLESS,))
+
+
+def settled_s(runs: Sequence[Run], stepper: Stepper) -> float:
+    """Seconds of a step of all these runs once their sizes have been captured: turn by turn until one captures nothing."""
+    seconds = 0.0
+    for turn in range(MOST_TURNS):
+        before_s = captured_s(runs)
+        seconds = steps_s(runs, stepper, AHEAD_STEPS)
+        if turn >= AHEAD_TURNS - 1 and captured_s(runs) == before_s:
+            break
+    return seconds
 
 
 def steps_s(runs: Sequence[Run], stepper: Stepper, steps: int) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.ahead import make_room
-from harness.calibrate import AHEAD_STEPS, AHEAD_TURNS, endless, silent, step_s, steps_s
+from harness.calibrate import endless, settled_s, silent, step_s
 from harness.crew import together
 from harness.data.corpus import Corpus
 from harness.pricing import Cost
@@ -111,11 +111,11 @@ def _empty(device: str) -> None:
 
 
 def _step_s(specs: Sequence[RunSpec], corpus: Corpus, device: str) -> float:
-    """Seconds of a step of a crew, as its runs make and count it; what comes before the last turn warms up and captures."""
+    """Seconds of a step of a crew, as its runs make and count it, captures left out."""
     runs = [Run(endless(spec), silent(corpus, device)) for spec in specs]
     if len(runs) == 1:
         return step_s(runs[0])
     stepper = stepper_of(runs, device)
-    seconds = [steps_s(runs, stepper, AHEAD_STEPS) for _ in range(AHEAD_TURNS)]
+    seconds = settled_s(runs, stepper)
     stepper.close()
-    return seconds[-1]
+    return seconds

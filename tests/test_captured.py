@@ -153,18 +153,19 @@ def test_a_step_made_ahead_is_priced_as_it_is_made(monkeypatch: pytest.MonkeyPat
     clock = iter(np.arange(0.0, 1e6, 1.0))
     monkeypatch.setattr(calibrate, "perf_counter", lambda: next(clock))
     steps = calibrate.AHEAD_STEPS
-    assert calibrate.step_s(run) == pytest.approx((1.0 - 0.25) / steps)
-    assert work.launched == 3 * steps == run.state.step and len(ahead._idle) == 1
+    # The fifth turn is the first without a capture.
+    assert calibrate.step_s(run) == pytest.approx(1.0 / steps)
+    assert work.launched == 5 * steps == run.state.step and len(ahead._idle) == 1
 
 
 class Counting(Ahead):
-    """Captures take a quarter of a second a turn."""
+    """Captures take a quarter of a second in each of four turns."""
 
     launched = 0
 
     @property
     def capturing_s(self) -> float:
-        return 0.25 * (self.launched // calibrate.AHEAD_STEPS)
+        return 0.25 * min(4, self.launched // calibrate.AHEAD_STEPS)
 
     def launch(self, step: int) -> None:
         self.launched += 1
