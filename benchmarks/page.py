@@ -25,6 +25,7 @@ NOTEBOOK = {
     "evaluation_ratio": ("evaluation", "{:.0f}x"),
     "sampling_ratio": ("sampling", "{:.0f}x"),
     "composed_epoch_ratio": ("epoch, composed of steps, an evaluation and samples", "{:.1f}x"),
+    "composed_epoch_ratio_same_allocator": ("the epoch, the notebook with the allocator setting too", "{:.1f}x"),
     "evaluation_and_samples_of_training": ("evaluation and samples, of training", "{:.1%}"),
     "peak_memory_ratio": ("peak memory of the process", "{:.0%}"),
     "capturing_s": ("captures of the shape's steps, once", "{:.1f} s"),
@@ -39,7 +40,9 @@ AT_MOST = frozenset({"evaluation_and_samples_of_training", "peak_memory_ratio", 
 TARGETS: dict[str, dict[str, Sequence[float]]] = {
     "cpu": {
         "training_step_ratio": (5, 5, 6, 6),
+        "training_step_ratio_same_allocator": (5, 5, 6, 6),
         "composed_epoch_ratio": (10, 10, 10, 10),
+        "composed_epoch_ratio_same_allocator": (10, 10, 10, 10),
         "evaluation_and_samples_of_training": (0.05, 0.05, 0.05, 0.05),
         "peak_memory_ratio": (1, 1, 1, 0.25),
         "peers": (3, 3, 0, 0),
@@ -47,7 +50,9 @@ TARGETS: dict[str, dict[str, Sequence[float]]] = {
     },
     "cuda": {
         "training_step_ratio": (10, 10, 14, 16),
+        "training_step_ratio_same_allocator": (10, 10, 14, 16),
         "composed_epoch_ratio": (30, 30, 30, 30),
+        "composed_epoch_ratio_same_allocator": (30, 30, 30, 30),
         "evaluation_and_samples_of_training": (0.05, 0.05, 0.05, 0.05),
         "peak_memory_ratio": (1, 1, 1, 0.25),
         "peers": (5, 5, 2, 2),

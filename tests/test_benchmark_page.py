@@ -40,6 +40,13 @@ def test_a_table_shows_what_was_measured_where_and_which_target_was_missed() -> 
     assert "Pairs of steps: 7 at 10M" in fast and "| peak memory of the process | 25% |" in fast
 
 
+@pytest.mark.parametrize(("device", "step", "whole"), [("cpu", "6.0x", "10.0x"), ("cuda", "16.0x", "30.0x")])
+def test_beside_a_notebook_with_the_allocator_setting_the_targets_are_the_same(device: str, step: str, whole: str) -> None:
+    shown = page.notebook(notebook_result(0.5), device)
+    assert f"| the same, the notebook with the allocator setting too | 4.0x (target: {step}) |" in shown
+    assert f"| the epoch, the notebook with the allocator setting too | 4.0x (target: {whole}) |" in shown
+
+
 def test_what_has_no_result_says_so_and_filling_again_changes_nothing() -> None:
     empty = page.PAGE.read_text(encoding="utf-8")
     filled = page.fill(empty, {"notebook": notebook_result(0.25)})
