@@ -61,6 +61,7 @@ bench: setup
 	$(RUN) -m benchmarks.peers --rungs 87k,557k
 	$(RUN) -m benchmarks.crew --sizes 1,4,16
 	$(RUN) -m benchmarks.study --within 3m
+	$(RUN) -m benchmarks.study --assignment
 	$(RUN) -m benchmarks.floor
 	$(RUN) -m benchmarks.page
 
@@ -73,6 +74,7 @@ bench-full: $(VENV)/installed-peers
 	$(RUN) -m benchmarks.peers
 	$(RUN) -m benchmarks.crew
 	$(RUN) -m benchmarks.study
+	$(RUN) -m benchmarks.study --assignment
 	$(RUN) -m benchmarks.floor
 	$(RUN) -m benchmarks.page
 

@@ -13,6 +13,7 @@ from benchmarks import _measure as measure
 from benchmarks import page, peers, study
 from benchmarks._clock import Clock, children_cpu_s
 from benchmarks.notebook import epoch, summary
+from harness import spec
 from harness.record import Record
 
 MACHINE = {
@@ -113,8 +114,111 @@ def test_on_a_gpu_the_shares_are_of_the_time() -> None:
     assert study.shares(whole | {"wall_s": 40.0}, by_stage, "cuda")["rest"] == 0
     said = study.summary(whole, by_stage, "cuda") | {"study": "s", "plan": {"estimated_s": 9.0}, "stages": by_stage, "machine": MACHINE}
     shown = page.study(said | {"whole": whole | {"wall_s": 350.0}}, "cuda")
-    assert "| of the time | share |" in shown and "s: 350 s (target: under 300 s), 30 s of CPU" in shown
+    assert "| of the time | share |" in shown and "s: 350 s, 30 s of CPU" in shown
     assert "6.0% (target: under 2.0%) of the study" in shown
+
+
+def assignment_result(
+    wall_s: float, exit_code: int = 0, n_texts: int = 4_327, keys_set: tuple[str, ...] = (), **plan: Any
+) -> dict[str, Any]:
+    """What study.py keeps of the assignment's study."""
+    by_stage = study.stages(record_with(training=10.0, evaluation=0.5))
+    whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "wall_s": wall_s, "exit_code": exit_code, "driver": {"tracking": [0.1, 0.1]}}
+    planned = {"estimated_s": 200.0, "within_s": None, "cut": 0, "rungs": 4, "left_out": []} | plan
+    facts = {"study": "The assignment", "keys_set": list(keys_set), "plan": planned, "stages": by_stage, "machine": MACHINE}
+    texts = {"source": "file some.csv", "train_texts": n_texts, "mean_length": 53.0}
+    result: dict[str, Any] = json.loads(json.dumps(facts | {"whole": whole, "data": texts} | study.summary(whole, by_stage, "cuda")))
+    return result
+
+
+def test_the_assignments_study_is_compared_with_its_time() -> None:
+    late, fast = page.assignment(assignment_result(350.0), "cuda"), page.assignment(assignment_result(250.0), "cuda")
+    assert "The assignment: 350 s (target: under 300 s), 30 s of CPU" in late and "4,327 texts of 53 tokens" in late
+    assert "The assignment: 250 s, 30 s of CPU" in fast and all("Not compared" not in shown for shown in (late, fast))
+    on_a_cpu = page.assignment(assignment_result(9e5, cut=3, within_s=9e5))
+    assert "The assignment: 900000 s, 30 s of CPU" in on_a_cpu and "Not compared" not in on_a_cpu
+
+
+@pytest.mark.parametrize(
+    ("less", "said"),
+    [
+        ({"cut": 3, "within_s": 180.0}, "budgets were cut"),
+        ({"left_out": ["10M"], "within_s": 180.0}, "rungs were left out"),
+        ({"keys_set": ("seeds=1",)}, "other keys were set"),
+        ({"exit_code": 3}, "it ended with exit code 3"),
+        ({"n_texts": 1_000}, "it had 1,000 texts only"),
+    ],
+)
+def test_less_than_the_assignments_study_is_not_compared_with_its_time(less: dict[str, Any], said: str) -> None:
+    shown = page.assignment(assignment_result(350.0, **less), "cuda")
+    assert "The assignment: 350 s, 30 s of CPU" in shown
+    assert shown.endswith(f"Not compared with the target of 300 s: {said}.")
+
+
+def test_a_study_keeps_what_its_limit_took() -> None:
+    record, rungs = Record(), [{"rung": "87k", "skipped": None}, {"rung": "10M", "skipped": "needs 3 h"}]
+    record.plan = {"estimated_s": 9.0, "within_s": 60.0, "cut": 3, "workers": 2, "device": "cpu", "rungs": rungs}
+    assert study.planned(record) == record.plan | {"rungs": 2, "left_out": ["10M"]}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_assignments_study_is_all_of_it_and_without_limit(own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = tmp_path / "some.csv"
+    table.write_text("id,text\n1,a long line of text\n", encoding="utf-8")
+    monkeypatch.delenv("COLUMN", raising=False)
+    monkeypatch.setenv("DATA", str(table) if own else "")
+    asked = spec.load(study.HEADLINES, study.overrides(True, ["seeds=2"]))
+    file = spec.load(study.HEADLINES)
+    assert [spec.rung_name(rung) for rung in asked.model.rungs] == [f"{rung}-assignment" for rung in page.RUNGS]
+    assert asked.search.trials == 16 and asked.ablations.train_texts == (1000,) and asked.samples.temperatures == (0.01, 0.1, 0.5, 0.8, 1.0)
+    assert asked.train == file.train.model_copy(update={"padding": "ignore"}) and file.train.padding == "learn"
+    assert all(asked.within.seconds(device) is None for device in ("cpu", "cuda", "mps")) and asked.seeds == 2
+    assert (asked.data.source, asked.data.column) == (("file", "text") if own else ("wire", None))
+    assert (asked.data.texts, asked.data.validation, asked.data.test, asked.data.eval_texts) == (5_416, 542, 542, None)
+
+
+def test_another_study_has_its_own_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "")
+    assert study.overrides(False, ["seeds=1"]) == ["seeds=1"]
+    assert study.label(study.SCALING, False, None, []) == "scaling.yaml"
+    assert study.label(study.SCALING, False, "3m", ["seeds=1"]) == "scaling.yaml, scaled down to 3m, other keys set"
+    assert "headlines.yaml, 16 trials" in study.label(study.HEADLINES, True, None, [])
+
+
+def test_without_a_gpu_the_assignments_study_is_left_out_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measure, "device", lambda: "cpu")
+    monkeypatch.setattr(study, "carry_out", lambda *given: pytest.fail("it was run"))
+    monkeypatch.setattr("sys.argv", ["study", "--assignment"])
+    study.main()
+    assert re.fullmatch(r"study: the assignment's is left out, .*--force.*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("device", "words"), [("cpu", ["--force"]), ("cuda", [])])
+def test_the_assignments_study_has_a_result_of_its_own(
+    device: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = record_with(training=10.0, evaluation=0.5)
+    record.plan = {"estimated_s": 9.0, "within_s": None, "cut": 0, "workers": 2, "device": device, "rungs": []}
+    record.data = {"source": "wire", "n_train": 4_332, "mean_tokens": 53.0}
+    whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "wall_s": 50.0, "exit_code": 0, "driver": {}}
+    asked: list[list[str]] = []
+
+    def carried_out(path: Path, words: list[str]) -> tuple[dict[str, Any], Record]:
+        asked.append([path.name, *words])
+        return whole, record
+
+    monkeypatch.setattr(study, "carry_out", carried_out)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "machine", lambda: MACHINE)
+    monkeypatch.setattr(measure, "device", lambda: device)
+    monkeypatch.setattr("sys.argv", ["study", "--assignment", *words])
+    study.main()
+    (path,) = tmp_path.iterdir()
+    assert path.stem == f"study-assignment{'-cuda' * (device == 'cuda')}" and path.stem in page.TABLES
+    assert asked[0][0] == "headlines.yaml" and "search.trials=16" in asked[0] and "--within" not in asked[0]
+    assert "50 s, 30 s of CPU, planned at 9 s" in page.TABLES[path.stem](json.loads(path.read_text()))
 
 
 def record_with(**seconds: float) -> Record:
