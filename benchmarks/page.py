@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._measure import RESULTS
+from benchmarks.crew import MOST, SIZES
+from harness.plan import duration
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RUNGS = ("87k", "557k", "5M", "10M")
@@ -147,7 +149,19 @@ def crew(result: Results, device: str = "cpu") -> str:
         processes = result["processes"].get(row[0], {}).get("sixteen_rates")
         rates = processes if device == "cpu" else 16 / own["speedup"] if own else None
         row.append("-" if rates is None else _cell(rates, "{:.1f}", "sixteen_rates", row[0], device))
-    return f"{grid(heads, rows)}\n\n{where(result)}"
+    return f"{grid(heads, rows)}\n\n{_crews_left_out(result, device)} {where(result)}"
+
+
+def _crews_left_out(result: Results, device: str) -> str:
+    """Which sizes of crew are tried at which rung, and those that this result has nowhere."""
+    most, seen = MOST[device], {int(size) for rung in result["rungs"].values() for size in rung}
+    limits = ", ".join(f"{most[rung]} at {rung}" for rung, _ in _rungs(result))
+    said = [f"-: not tried. A crew has all its members in memory at once and takes its time: at most {limits}."]
+    for size in SIZES:
+        rungs = [rung for rung in RUNGS if most[rung] >= size]
+        if size not in seen and rungs:
+            said.append(f"{size} together: only by `make bench-full`, at {' and '.join(rungs)}.")
+    return " ".join(said)
 
 
 def floor(result: Results) -> str:
@@ -170,7 +184,9 @@ def peers(result: Results, device: str = "cpu") -> str:
         cpu = [f"{found['against'][key]['ratio_cpu_time']:.1f}x" for key in by_cpu]
         rows.append([rung, *cells, *cpu, f"{next(iter(found['peer_n_params'].values())):,}"])
     heads = ["", *names.values(), *(f"{name}, CPU seconds" for name in by_cpu.values()), "GPT-2's parameters"]
-    return f"{grid(heads, rows)}\n\n{where(result)}"
+    missing = " and ".join(rung for rung in RUNGS if rung not in result["rungs"])
+    left_out = f"{missing}: not measured{', only `make bench-full` does on a CPU' if device == 'cpu' else ''}. " if missing else ""
+    return f"{grid(heads, rows)}\n\n{left_out}{where(result)}"
 
 
 def study(result: Results, device: str = "cpu", at_most_s: float = 0.0) -> str:
@@ -191,10 +207,23 @@ def study(result: Results, device: str = "cpu", at_most_s: float = 0.0) -> str:
         f"Tracking, record and plan are {_beside(kept, '{:.1%}', KEPT_TARGET[device])} of the study.",
         f"{result['study']}: {_beside(whole['wall_s'], '{:.0f} s', at_most_s)}, {cpu:.0f} s of CPU, planned at "
         f"{result['plan']['estimated_s']:.0f} s.",
+        *_limited(result["plan"]),
     ]
     stages = grid(["stage", "runs", "time of runs", *STAGE_PARTS], of_stages)
     heads = ["of all CPU seconds" if device == "cpu" else "of the time", "share"]
     return f"{grid(heads, rows)}\n\n{stages}\n\n{' '.join(both)} {where(result)}"
+
+
+def _limited(plan: Results) -> list[str]:
+    """A sentence on what a limit of time took from a study; none where it took nothing. Earlier results don't know their rungs."""
+    cut, left_out = plan.get("cut"), plan.get("left_out")
+    if not cut and not left_out:
+        return []
+    lost = [f"budgets cut to {2 ** (-cut / 2):.2%} of the study file's"] if cut else []
+    if left_out is not None:
+        names = f" ({', '.join(left_out)})" if left_out else ""
+        lost.append(f"{len(left_out) or 'none'} of {plan['rungs']} rungs left out{names}")
+    return [f"To fit its limit of {duration(plan['within_s'])}: {', '.join(lost)}."]
 
 
 def assignment(result: Results, device: str = "cpu") -> str:

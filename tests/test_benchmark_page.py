@@ -97,6 +97,34 @@ def test_peers_on_a_gpu_are_compared_by_the_time_alone() -> None:
     assert "| 5M | 1.5x (target: 2.0x) | 1.5x (target: 2.0x) | 5,000,000 |" in shown and "CPU seconds" not in shown
 
 
+def test_the_table_of_peers_names_the_rungs_that_it_has_not() -> None:
+    against = {"ratio": 2.0, "ratio_cpu_time": 2.0}
+    found = {"against": {"trainer": against, "lightning": against}, "peer_n_params": {"trainer": 1}}
+    result = {"sides": peers.SIDES, "machine": MACHINE}
+    small, whole = (result | {"rungs": dict.fromkeys(rungs, found)} for rungs in (page.RUNGS[:2], page.RUNGS))
+    assert "\n\n5M and 10M: not measured, only `make bench-full` does on a CPU. 2026" in page.peers(small)
+    assert "5M and 10M: not measured. 2026" in page.peers(small, "cuda")
+    assert all("not measured" not in page.peers(whole, device) for device in ("cpu", "cuda"))
+
+
+def test_peers_are_compared_at_every_rung_on_a_gpu_and_at_the_small_ones_on_a_cpu() -> None:
+    for device, targets in page.TARGETS.items():
+        assert {rung for rung, target in zip(page.RUNGS, targets["peers"], strict=True) if target} <= set(peers.MEASURED[device])
+    assert peers.MEASURED == {"cpu": ("87k", "557k"), "cuda": page.RUNGS}
+
+
+def test_the_table_of_crews_says_what_was_not_tried_and_why() -> None:
+    rungs = {"87k": {str(size): {"speedup": 1.0} for size in (1, 4, 16)}, "10M": {"1": {"speedup": 1.0}, "4": {"speedup": 1.0}}}
+    result = {"rungs": rungs, "processes": {}, "machine": MACHINE}
+    on_a_cpu, on_a_gpu = page.crew(result), page.crew(result, "cuda")
+    assert "| 10M | 1.00x | 1.00x | - |" in on_a_cpu
+    assert "-: not tried." in on_a_cpu and "in memory at once" in on_a_cpu and "at most 64 at 87k, 4 at 10M." in on_a_cpu
+    assert "64 together: only by `make bench-full`, at 87k. 2026" in on_a_cpu
+    assert "at most 64 at 87k, 16 at 10M." in on_a_gpu and "64 together: only by `make bench-full`, at 87k and 557k. 2026" in on_a_gpu
+    whole = result | {"rungs": {"87k": {str(size): {"speedup": 1.0} for size in (1, 4, 16, 64)}}}
+    assert "bench-full" not in page.crew(whole)
+
+
 def test_what_a_gpu_took_does_not_replace_what_a_cpu_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     for device in ("cpu", "cuda"):
@@ -153,6 +181,19 @@ def test_less_than_the_assignments_study_is_not_compared_with_its_time(less: dic
     shown = page.assignment(assignment_result(350.0, **less), "cuda")
     assert "The assignment: 350 s, 30 s of CPU" in shown
     assert shown.endswith(f"Not compared with the target of 300 s: {said}.")
+
+
+def test_the_table_of_a_study_says_what_a_limit_took_from_it() -> None:
+    cut = page.study(assignment_result(60.0, cut=14, within_s=900.0, rungs=8))
+    assert "To fit its limit of 15:00: budgets cut to 0.78% of the study file's, none of 8 rungs left out. 2026" in cut
+    both = page.study(assignment_result(60.0, cut=2, within_s=180.0, rungs=8, left_out=["5M", "10M"]))
+    assert "of 3:00: budgets cut to 50.00% of the study file's, 2 of 8 rungs left out (5M, 10M). 2026" in both
+    one = page.study(assignment_result(60.0, within_s=180.0, left_out=["10M"]))
+    assert "of 3:00: 1 of 4 rungs left out (10M). 2026" in one
+    assert all("To fit" not in page.study(assignment_result(60.0, **whole)) for whole in ({}, {"within_s": 900.0}))
+    earlier = assignment_result(60.0)
+    earlier["plan"] = {"estimated_s": 60.0, "within_s": 900.0, "cut": 2}
+    assert "To fit its limit of 15:00: budgets cut to 50.00% of the study file's. 2026" in page.study(earlier)
 
 
 def test_a_study_keeps_what_its_limit_took() -> None:
