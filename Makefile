@@ -58,9 +58,10 @@ lint: $(VENV)/installed-dev
 
 bench: setup
 	$(RUN) -m benchmarks.notebook
-	$(RUN) -m benchmarks.peers --rungs 87k,557k
+	$(RUN) -m benchmarks.peers
 	$(RUN) -m benchmarks.crew --sizes 1,4,16
 	$(RUN) -m benchmarks.study --within 3m
+	$(RUN) -m benchmarks.study --assignment
 	$(RUN) -m benchmarks.floor
 	$(RUN) -m benchmarks.page
 
@@ -70,9 +71,10 @@ $(VENV)/installed-peers: $(VENV)/installed
 
 bench-full: $(VENV)/installed-peers
 	$(RUN) -m benchmarks.notebook --full
-	$(RUN) -m benchmarks.peers
+	$(RUN) -m benchmarks.peers --rungs 87k,557k,5M,10M
 	$(RUN) -m benchmarks.crew
 	$(RUN) -m benchmarks.study
+	$(RUN) -m benchmarks.study --assignment
 	$(RUN) -m benchmarks.floor
 	$(RUN) -m benchmarks.page
 

@@ -15,6 +15,8 @@ from benchmarks._measure import Remote
 from benchmarks._setup import RUNGS, corpus
 
 ROUNDS = {"87k": 7, "557k": 5, "5M": 3, "10M": 3}
+# Members of the crews that are tried, as far as a rung's largest, below, allows.
+SIZES = (1, 4, 16, 64)
 # Steps of a crew in memory at once: weights, gradients and moments of each member, and what its batch keeps for the backward pass.
 MOST = {
     "cpu": {"87k": 64, "557k": 16, "5M": 4, "10M": 4},
@@ -85,7 +87,7 @@ def main() -> None:
     """Measure, print, keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rungs", default=",".join(RUNGS), help="of " + ", ".join(RUNGS))
-    parser.add_argument("--sizes", default="1,4,16,64", help="members; sizes too large for a rung are left out")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="members; sizes too large for a rung are left out")
     given = parser.parse_args()
     result: dict[str, Any] = {"machine": measure.machine(), "rungs": {}, "processes": {}}
     for rung in given.rungs.split(","):

@@ -1,10 +1,11 @@
 """The same texts through what people use today: GPT-2 of equal size under Hugging Face's Trainer and under PyTorch Lightning.
 
-    pip install -c constraints.txt -e '.[peers]'; python -m benchmarks.peers [--rungs 87k,557k]        DATA=file.csv COLUMN=name
+    pip install -c constraints.txt -e '.[peers]'; python -m benchmarks.peers [--rungs 87k,5M]          DATA=file.csv COLUMN=name
 
 Every side sees the same 32 texts a step, padded to the longest by the peers and packed by the harness, and learns the same real tokens.
 GPT-2's heads share its width and its MLP is four times as wide, so equal size is the nearest count of that family.
 Blocks of steps in turns, one thread each. Where there is a CUDA device all of it runs there, the peers in float32 as they are by default.
+All rungs are measured there unless `--rungs` names some; on a CPU, where the larger ones take long, 87k and 557k.
 Results: benchmarks/results/peers.json, or peers-cuda.json.
 """
 
@@ -31,6 +32,8 @@ BATCH, HEADS = 32, 4
 # Steps a block, of which the first warms up; blocks a rung.
 STEPS = 5 if measure.device() == "cpu" else 50
 ROUNDS = {"87k": 5, "557k": 4, "5M": 2, "10M": 2}
+# Rungs that are measured if none are named.
+MEASURED = {"cpu": ("87k", "557k"), "cuda": tuple(RUNGS)}
 PACKAGES = ("transformers", "accelerate", "lightning")
 SIDES = {"harness": "harness", "trainer": "Hugging Face Trainer, GPT-2", "lightning": "PyTorch Lightning, GPT-2"}
 
@@ -193,7 +196,7 @@ def compare_rung(rung: str) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rungs", default=",".join(RUNGS), help="of " + ", ".join(RUNGS))
+    parser.add_argument("--rungs", default=",".join(MEASURED[measure.device()]), help="of " + ", ".join(RUNGS))
     given = parser.parse_args()
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:

@@ -1,10 +1,14 @@
 """A whole study, stage by stage: how much of its time goes into training, evaluation, sampling, tracking, planning and reporting.
 
     python -m benchmarks.study [--study studies/scaling.yaml] [--within 5m]        DATA=file.csv COLUMN=name for other texts
+    python -m benchmarks.study --assignment [--force]                              the assignment's whole study
 
 The study is run as `python -m harness.run` would, in an empty folder that is removed; `--within` scales it down, and the result says so.
 Runs' own parts are those of the record; the driver's are counted around its functions. Shares are of CPU seconds, which other work on the
 machine leaves alone; where runs are trained on a GPU, of the wall's. Results: benchmarks/results/study.json, or study-cuda.json.
+
+The assignment's takes a CPU days, and is left out where there is no CUDA device, unless `--force` is given. Results:
+benchmarks/results/study-assignment-cuda.json, or study-assignment.json.
 """
 
 import argparse
@@ -18,13 +22,21 @@ from typing import Any
 
 from benchmarks import _measure as measure
 from benchmarks._clock import Clock, children_cpu_s
-from benchmarks._setup import text_column
+from benchmarks._setup import HELD_OUT, TEXTS, text_column
 from harness import invocation, run
 from harness.journal import Journal, read
 from harness.record import Record
 from harness.tracking import Projection
 from reports import document
 
+SCALING, HEADLINES = Path("studies/scaling.yaml"), Path("studies/headlines.yaml")
+# What the assignment's whole study sets beside studies/headlines.yaml, whose are the four shapes, the epochs, the ablation and the
+# temperatures. `learn`, as the file has it, computes all 149 positions and makes its steps one by one on a GPU.
+ASSIGNMENT = {"search.trials": "16", "train.padding": "ignore", "within": "null"}
+# The embedded texts, as many as the assignment's, in place of its own from the Hub.
+OF_THE_HUB = ("data.path", "data.name", "data.revision")
+EMBEDDED = {"data.source": "wire", "data.clean": "[]", "data.columns": "[]"} | dict.fromkeys(OF_THE_HUB, "null")
+AS_MANY = {"data.texts": str(TEXTS), "data.validation": str(HELD_OUT), "data.test": str(HELD_OUT)}
 PARTS = ("training", "capturing", "evaluation", "sampling_best", "sampling_end", "saving")
 # The driver's pieces of work and the functions that do them.
 WATCHED: dict[str, Sequence[tuple[Any, str]]] = {
@@ -109,27 +121,57 @@ def summary(whole: dict[str, Any], by_stage: dict[str, dict[str, Any]], device: 
     }
 
 
-def own_texts() -> list[str]:
-    """The study's data replaced by a file's, where the environment names one."""
+def own_texts() -> dict[str, str]:
+    """Keys that replace the study's data by a file's, where the environment names one."""
     path, column = os.environ.get("DATA"), os.environ.get("COLUMN")
     if not path:
-        return []
+        return {}
     chosen = column or text_column(Path(path))
-    data = {"source": "file", "path": str(Path(path).resolve()), "clean": "[lower, letters]"} | ({"column": chosen} if chosen else {})
-    return [word for key, value in data.items() for word in ("--set", f"data.{key}={value}")]
+    keys = {"data.source": "file", "data.path": str(Path(path).resolve()), "data.clean": "[lower, letters]"}
+    return keys | ({"data.column": chosen} if chosen else {})
+
+
+def overrides(assignment: bool, given: Sequence[str]) -> list[str]:
+    """What is set beside the study file, as KEY.PATH=VALUE: the benchmark's own keys, then those that were asked for."""
+    own = (ASSIGNMENT | EMBEDDED | AS_MANY if assignment else {}) | own_texts()
+    return [*(f"{key}={value}" for key, value in own.items()), *given]
+
+
+def label(study: Path, assignment: bool, within: str | None, given: Sequence[str]) -> str:
+    """What a result calls its study."""
+    name = f"The assignment's whole study ({study.name}, 16 trials a search, real tokens only)" if assignment else study.name
+    return f"{name}{f', scaled down to {within}' if within else ''}{', other keys set' if given else ''}"
+
+
+def planned(record: Record) -> dict[str, Any]:
+    """What the plan says of time: the price, the limit, by how much budgets were cut for it, which of how many rungs were left out."""
+    named = {name: record.plan[name] for name in ("estimated_s", "within_s", "cut", "workers", "device")}
+    rungs = record.plan["rungs"]
+    return named | {"rungs": len(rungs), "left_out": [rung["rung"] for rung in rungs if rung["skipped"]]}
+
+
+def texts(record: Record) -> dict[str, Any]:
+    """What the study was trained on."""
+    return {"source": record.data["source"], "train_texts": record.data["n_train"], "mean_length": record.data["mean_tokens"]}
 
 
 def main() -> None:
     """Run the study, print where its time went, keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, default=Path("studies/scaling.yaml"))
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--study", type=Path, default=SCALING)
+    which.add_argument("--assignment", action="store_true", help="four sizes, 16 trials a search, an ablation, five temperatures, no limit")
+    parser.add_argument("--force", action="store_true", help="with --assignment: where there is no CUDA device, too")
     parser.add_argument("--within", help="scale the study down to this time, such as 5m")
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="as in harness.run")
     given = parser.parse_args()
-    study, machine = given.study.resolve(), measure.machine()
-    words = [*own_texts(), *(word for value in given.set for word in ("--set", value))]
+    if given.assignment and measure.device() == "cpu" and not given.force:
+        print("study: the assignment's is left out, without a CUDA device it would take days (--force runs it all the same)")
+        return
+    file = HEADLINES if given.assignment else given.study
+    study, machine = file.resolve(), measure.machine()
+    words = [word for value in overrides(given.assignment, given.set) for word in ("--set", value)]
     words += ["--within", given.within] if given.within else []
-    label = f"{given.study.name}{f', scaled down to {given.within}' if given.within else ''}{', other keys set' if given.set else ''}"
     home = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="study-") as folder:
         os.chdir(folder)
@@ -138,11 +180,12 @@ def main() -> None:
         finally:
             os.chdir(home)
     by_stage = stages(record)
-    plan = {name: record.plan.get(name) for name in ("estimated_s", "within_s", "cut", "workers", "device")}
     result = {
         "machine": machine,
-        "study": label,
-        "plan": plan,
+        "study": label(file, given.assignment, given.within, given.set),
+        "keys_set": given.set,
+        "data": texts(record),
+        "plan": planned(record),
         **summary(whole, by_stage, measure.device()),
         "whole": whole,
         "stages": by_stage,
@@ -150,7 +193,7 @@ def main() -> None:
     for name, share in sorted(result["shares"].items(), key=lambda item: -item[1]):
         print(f"{name:14} {share:7.2%}")
     print(f"evaluation and samples, of training: {result['evaluation_and_samples_of_training']:.1%}")
-    print(f"kept in {measure.keep('study', result)}")
+    print(f"kept in {measure.keep('study-assignment' if given.assignment else 'study', result)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from benchmarks import _measure as measure
 from benchmarks import page, peers, study
 from benchmarks._clock import Clock, children_cpu_s
 from benchmarks.notebook import epoch, summary
+from harness import spec
 from harness.record import Record
 
 MACHINE = {
@@ -38,6 +39,13 @@ def test_a_table_shows_what_was_measured_where_and_which_target_was_missed() -> 
     assert "| training step | 4.0x (target: 6.0x) |" in slow
     assert "2026-11-20, Some CPU, 2 cores, torch 2.13.0, **while other work kept it busy** (load 3.2)." in fast
     assert "Pairs of steps: 7 at 10M" in fast and "| peak memory of the process | 25% |" in fast
+
+
+@pytest.mark.parametrize(("device", "step", "whole"), [("cpu", "6.0x", "10.0x"), ("cuda", "16.0x", "30.0x")])
+def test_beside_a_notebook_with_the_allocator_setting_the_targets_are_the_same(device: str, step: str, whole: str) -> None:
+    shown = page.notebook(notebook_result(0.5), device)
+    assert f"| the same, the notebook with the allocator setting too | 4.0x (target: {step}) |" in shown
+    assert f"| the epoch, the notebook with the allocator setting too | 4.0x (target: {whole}) |" in shown
 
 
 def test_what_has_no_result_says_so_and_filling_again_changes_nothing() -> None:
@@ -89,6 +97,34 @@ def test_peers_on_a_gpu_are_compared_by_the_time_alone() -> None:
     assert "| 5M | 1.5x (target: 2.0x) | 1.5x (target: 2.0x) | 5,000,000 |" in shown and "CPU seconds" not in shown
 
 
+def test_the_table_of_peers_names_the_rungs_that_it_has_not() -> None:
+    against = {"ratio": 2.0, "ratio_cpu_time": 2.0}
+    found = {"against": {"trainer": against, "lightning": against}, "peer_n_params": {"trainer": 1}}
+    result = {"sides": peers.SIDES, "machine": MACHINE}
+    small, whole = (result | {"rungs": dict.fromkeys(rungs, found)} for rungs in (page.RUNGS[:2], page.RUNGS))
+    assert "\n\n5M and 10M: not measured, only `make bench-full` does on a CPU. 2026" in page.peers(small)
+    assert "5M and 10M: not measured. 2026" in page.peers(small, "cuda")
+    assert all("not measured" not in page.peers(whole, device) for device in ("cpu", "cuda"))
+
+
+def test_peers_are_compared_at_every_rung_on_a_gpu_and_at_the_small_ones_on_a_cpu() -> None:
+    for device, targets in page.TARGETS.items():
+        assert {rung for rung, target in zip(page.RUNGS, targets["peers"], strict=True) if target} <= set(peers.MEASURED[device])
+    assert peers.MEASURED == {"cpu": ("87k", "557k"), "cuda": page.RUNGS}
+
+
+def test_the_table_of_crews_says_what_was_not_tried_and_why() -> None:
+    rungs = {"87k": {str(size): {"speedup": 1.0} for size in (1, 4, 16)}, "10M": {"1": {"speedup": 1.0}, "4": {"speedup": 1.0}}}
+    result = {"rungs": rungs, "processes": {}, "machine": MACHINE}
+    on_a_cpu, on_a_gpu = page.crew(result), page.crew(result, "cuda")
+    assert "| 10M | 1.00x | 1.00x | - |" in on_a_cpu
+    assert "-: not tried." in on_a_cpu and "in memory at once" in on_a_cpu and "at most 64 at 87k, 4 at 10M." in on_a_cpu
+    assert "64 together: only by `make bench-full`, at 87k. 2026" in on_a_cpu
+    assert "at most 64 at 87k, 16 at 10M." in on_a_gpu and "64 together: only by `make bench-full`, at 87k and 557k. 2026" in on_a_gpu
+    whole = result | {"rungs": {"87k": {str(size): {"speedup": 1.0} for size in (1, 4, 16, 64)}}}
+    assert "bench-full" not in page.crew(whole)
+
+
 def test_what_a_gpu_took_does_not_replace_what_a_cpu_took(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     for device in ("cpu", "cuda"):
@@ -106,8 +142,124 @@ def test_on_a_gpu_the_shares_are_of_the_time() -> None:
     assert study.shares(whole | {"wall_s": 40.0}, by_stage, "cuda")["rest"] == 0
     said = study.summary(whole, by_stage, "cuda") | {"study": "s", "plan": {"estimated_s": 9.0}, "stages": by_stage, "machine": MACHINE}
     shown = page.study(said | {"whole": whole | {"wall_s": 350.0}}, "cuda")
-    assert "| of the time | share |" in shown and "s: 350 s (target: under 300 s), 30 s of CPU" in shown
+    assert "| of the time | share |" in shown and "s: 350 s, 30 s of CPU" in shown
     assert "6.0% (target: under 2.0%) of the study" in shown
+
+
+def assignment_result(
+    wall_s: float, exit_code: int = 0, n_texts: int = 4_327, keys_set: tuple[str, ...] = (), **plan: Any
+) -> dict[str, Any]:
+    """What study.py keeps of the assignment's study."""
+    by_stage = study.stages(record_with(training=10.0, evaluation=0.5))
+    whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "wall_s": wall_s, "exit_code": exit_code, "driver": {"tracking": [0.1, 0.1]}}
+    planned = {"estimated_s": 200.0, "within_s": None, "cut": 0, "rungs": 4, "left_out": []} | plan
+    facts = {"study": "The assignment", "keys_set": list(keys_set), "plan": planned, "stages": by_stage, "machine": MACHINE}
+    texts = {"source": "file some.csv", "train_texts": n_texts, "mean_length": 53.0}
+    result: dict[str, Any] = json.loads(json.dumps(facts | {"whole": whole, "data": texts} | study.summary(whole, by_stage, "cuda")))
+    return result
+
+
+def test_the_assignments_study_is_compared_with_its_time() -> None:
+    late, fast = page.assignment(assignment_result(350.0), "cuda"), page.assignment(assignment_result(250.0), "cuda")
+    assert "The assignment: 350 s (target: under 300 s), 30 s of CPU" in late and "4,327 texts of 53 tokens" in late
+    assert "The assignment: 250 s, 30 s of CPU" in fast and all("Not compared" not in shown for shown in (late, fast))
+    on_a_cpu = page.assignment(assignment_result(9e5, cut=3, within_s=9e5))
+    assert "The assignment: 900000 s, 30 s of CPU" in on_a_cpu and "Not compared" not in on_a_cpu
+
+
+@pytest.mark.parametrize(
+    ("less", "said"),
+    [
+        ({"cut": 3, "within_s": 180.0}, "budgets were cut"),
+        ({"left_out": ["10M"], "within_s": 180.0}, "rungs were left out"),
+        ({"keys_set": ("seeds=1",)}, "other keys were set"),
+        ({"exit_code": 3}, "it ended with exit code 3"),
+        ({"n_texts": 1_000}, "it had 1,000 texts only"),
+    ],
+)
+def test_less_than_the_assignments_study_is_not_compared_with_its_time(less: dict[str, Any], said: str) -> None:
+    shown = page.assignment(assignment_result(350.0, **less), "cuda")
+    assert "The assignment: 350 s, 30 s of CPU" in shown
+    assert shown.endswith(f"Not compared with the target of 300 s: {said}.")
+
+
+def test_the_table_of_a_study_says_what_a_limit_took_from_it() -> None:
+    cut = page.study(assignment_result(60.0, cut=14, within_s=900.0, rungs=8))
+    assert "To fit its limit of 15:00: budgets cut to 0.78% of the study file's, none of 8 rungs left out. 2026" in cut
+    both = page.study(assignment_result(60.0, cut=2, within_s=180.0, rungs=8, left_out=["5M", "10M"]))
+    assert "of 3:00: budgets cut to 50.00% of the study file's, 2 of 8 rungs left out (5M, 10M). 2026" in both
+    one = page.study(assignment_result(60.0, within_s=180.0, left_out=["10M"]))
+    assert "of 3:00: 1 of 4 rungs left out (10M). 2026" in one
+    assert all("To fit" not in page.study(assignment_result(60.0, **whole)) for whole in ({}, {"within_s": 900.0}))
+    earlier = assignment_result(60.0)
+    earlier["plan"] = {"estimated_s": 60.0, "within_s": 900.0, "cut": 2}
+    assert "To fit its limit of 15:00: budgets cut to 50.00% of the study file's. 2026" in page.study(earlier)
+
+
+def test_a_study_keeps_what_its_limit_took() -> None:
+    record, rungs = Record(), [{"rung": "87k", "skipped": None}, {"rung": "10M", "skipped": "needs 3 h"}]
+    record.plan = {"estimated_s": 9.0, "within_s": 60.0, "cut": 3, "workers": 2, "device": "cpu", "rungs": rungs}
+    assert study.planned(record) == record.plan | {"rungs": 2, "left_out": ["10M"]}
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_assignments_study_is_all_of_it_and_without_limit(own: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table = tmp_path / "some.csv"
+    table.write_text("id,text\n1,a long line of text\n", encoding="utf-8")
+    monkeypatch.delenv("COLUMN", raising=False)
+    monkeypatch.setenv("DATA", str(table) if own else "")
+    asked = spec.load(study.HEADLINES, study.overrides(True, ["seeds=2"]))
+    file = spec.load(study.HEADLINES)
+    assert [spec.rung_name(rung) for rung in asked.model.rungs] == [f"{rung}-assignment" for rung in page.RUNGS]
+    assert asked.search.trials == 16 and asked.ablations.train_texts == (1000,) and asked.samples.temperatures == (0.01, 0.1, 0.5, 0.8, 1.0)
+    assert asked.train == file.train.model_copy(update={"padding": "ignore"}) and file.train.padding == "learn"
+    assert all(asked.within.seconds(device) is None for device in ("cpu", "cuda", "mps")) and asked.seeds == 2
+    assert (asked.data.source, asked.data.column) == (("file", "text") if own else ("wire", None))
+    assert (asked.data.texts, asked.data.validation, asked.data.test, asked.data.eval_texts) == (5_416, 542, 542, None)
+
+
+def test_another_study_has_its_own_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "")
+    assert study.overrides(False, ["seeds=1"]) == ["seeds=1"]
+    assert study.label(study.SCALING, False, None, []) == "scaling.yaml"
+    assert study.label(study.SCALING, False, "3m", ["seeds=1"]) == "scaling.yaml, scaled down to 3m, other keys set"
+    assert "headlines.yaml, 16 trials" in study.label(study.HEADLINES, True, None, [])
+
+
+def test_without_a_gpu_the_assignments_study_is_left_out_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measure, "device", lambda: "cpu")
+    monkeypatch.setattr(study, "carry_out", lambda *given: pytest.fail("it was run"))
+    monkeypatch.setattr("sys.argv", ["study", "--assignment"])
+    study.main()
+    assert re.fullmatch(r"study: the assignment's is left out, .*--force.*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("device", "words"), [("cpu", ["--force"]), ("cuda", [])])
+def test_the_assignments_study_has_a_result_of_its_own(
+    device: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = record_with(training=10.0, evaluation=0.5)
+    record.plan = {"estimated_s": 9.0, "within_s": None, "cut": 0, "workers": 2, "device": device, "rungs": []}
+    record.data = {"source": "wire", "n_train": 4_332, "mean_tokens": 53.0}
+    whole = {"driver_cpu_s": 5.0, "workers_cpu_s": 25.0, "wall_s": 50.0, "exit_code": 0, "driver": {}}
+    asked: list[list[str]] = []
+
+    def carried_out(path: Path, words: list[str]) -> tuple[dict[str, Any], Record]:
+        asked.append([path.name, *words])
+        return whole, record
+
+    monkeypatch.setattr(study, "carry_out", carried_out)
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "machine", lambda: MACHINE)
+    monkeypatch.setattr(measure, "device", lambda: device)
+    monkeypatch.setattr("sys.argv", ["study", "--assignment", *words])
+    study.main()
+    (path,) = tmp_path.iterdir()
+    assert path.stem == f"study-assignment{'-cuda' * (device == 'cuda')}" and path.stem in page.TABLES
+    assert asked[0][0] == "headlines.yaml" and "search.trials=16" in asked[0] and "--within" not in asked[0]
+    assert "50 s, 30 s of CPU, planned at 9 s" in page.TABLES[path.stem](json.loads(path.read_text()))
 
 
 def record_with(**seconds: float) -> Record:
