@@ -31,8 +31,9 @@ from reports import document
 
 SCALING, HEADLINES = Path("studies/scaling.yaml"), Path("studies/headlines.yaml")
 # What the assignment's whole study sets beside studies/headlines.yaml, whose are the four shapes, the epochs, the ablation and the
-# temperatures. `learn`, as the file has it, computes all 149 positions and makes its steps one by one on a GPU.
-ASSIGNMENT = {"search.trials": "16", "train.padding": "ignore", "within": "null"}
+# temperatures. The file's `learn` computes all 149 positions and makes its steps one by one on a GPU; it and float32 are for comparing with
+# the assignment's table.
+ASSIGNMENT = {"search.trials": "16", "train.padding": "ignore", "train.precision": "auto", "within": "null"}
 # The embedded texts, as many as the assignment's, in place of its own from the Hub.
 OF_THE_HUB = ("data.path", "data.name", "data.revision")
 EMBEDDED = {"data.source": "wire", "data.clean": "[]", "data.columns": "[]"} | dict.fromkeys(OF_THE_HUB, "null")

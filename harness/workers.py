@@ -247,6 +247,7 @@ def work(pipe: Connection, setting: Setting, stop: ctypes.c_bool, place: int) ->
     try:
         while True:
             carry_out(pipe.recv(), setting, stop, pipe)
+            memory.give_back()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

@@ -212,7 +212,7 @@ def test_the_assignments_study_is_all_of_it_and_without_limit(own: bool, monkeyp
     file = spec.load(study.HEADLINES)
     assert [spec.rung_name(rung) for rung in asked.model.rungs] == [f"{rung}-assignment" for rung in page.RUNGS]
     assert asked.search.trials == 16 and asked.ablations.train_texts == (1000,) and asked.samples.temperatures == (0.01, 0.1, 0.5, 0.8, 1.0)
-    assert asked.train == file.train.model_copy(update={"padding": "ignore"}) and file.train.padding == "learn"
+    assert asked.train == file.train.model_copy(update={"padding": "ignore", "precision": "auto"}) and file.train.padding == "learn"
     assert all(asked.within.seconds(device) is None for device in ("cpu", "cuda", "mps")) and asked.seeds == 2
     assert (asked.data.source, asked.data.column) == (("file", "text") if own else ("wire", None))
     assert (asked.data.texts, asked.data.validation, asked.data.test, asked.data.eval_texts) == (5_416, 542, 542, None)
