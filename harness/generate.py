@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.graphs import capture, decoding_stream
+from models._layers import exact_device
 
 # Rows decoded together: bounds the cache, which at 10M parameters takes 2.6 MB a row.
 MAX_ROWS = 512
@@ -120,18 +121,20 @@ def _uniform(seed: int, temperature: float, n: int, steps: int) -> np.ndarray:
 
 def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]) -> _Rows:
     device = next(model.parameters()).device
-    uniform_RT, temperature_R = uniform_RT.to(device), temperature_R.to(device)
+    exactly = exact_device(device)
+    uniform_RT, temperature_R = uniform_RT.to(exactly), temperature_R.to(exactly)
     n_rows, steps = uniform_RT.shape
     forbidden = [i for i in (tokenizer.start, tokenizer.unk) if i is not None]
-    out_RT = torch.full((n_rows, steps), tokenizer.end, device=device)
-    entropy_R, nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=device) for _ in range(2))
+    out_RT = torch.full((n_rows, steps), tokenizer.end, device=exactly)
+    entropy_R, nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=exactly) for _ in range(2))
     decoder = Cached(model, n_rows, steps) if hasattr(model, "init_cache") else Replayed(model)
-    rows = torch.arange(n_rows, device=device)
-    ended = torch.zeros(n_rows, dtype=torch.bool, device=device)
-    ids = torch.full((n_rows,), tokenizer.start, device=device)
+    rows = torch.arange(n_rows, device=exactly)
+    ended = torch.zeros(n_rows, dtype=torch.bool, device=exactly)
+    ids = torch.full((n_rows,), tokenizer.start, device=exactly)
     for t in range(steps):
         pulse()
-        logits_RV = decoder.step(ids).double()
+        # Moved before it becomes float64, which the model's device may not have.
+        logits_RV = decoder.step(ids.to(device)).to(exactly).double()
         log_p_RV = torch.log_softmax(logits_RV, dim=-1)
         logits_RV[:, forbidden] = -torch.inf
         p_RV = distribution(logits_RV, temperature_R[rows])
@@ -147,7 +150,7 @@ def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokeniz
         # Rows that have ended are dropped a quarter at a time: each drop copies the cache.
         if n_ended > len(rows) / 4:
             alive = torch.nonzero(~ended).squeeze(1)
-            decoder.keep(alive)
+            decoder.keep(alive.to(device))
             rows, ids, ended = rows[alive], ids[alive], ended[alive]
     return _Rows([_until(row, tokenizer.end) for row in out_RT.tolist()], entropy_R.cpu().numpy(), nll_R.cpu().numpy())
 
