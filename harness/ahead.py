@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import captured_decoding
 from harness.captured import CapturedStep, CrewStep, RunStep
 from harness.context import Context
 from harness.data.batches import Order
@@ -138,9 +139,10 @@ def ahead_of(specs: Sequence[RunSpec], states: Sequence[State], context: Context
 
 
 def make_room() -> None:
-    """Let go of all that waits for other runs."""
+    """Let go of all that waits for other runs, or for further texts."""
     while _idle:
         _idle.popitem()[1].discard()
+    captured_decoding.make_room()
 
 
 def _new(specs: Sequence[RunSpec], states: Sequence[State], ids: Tensor, n_texts: int, device: str) -> CapturedStep:

@@ -128,9 +128,19 @@ def _drawn(
     spec: RunSpec, state: State, context: Context, at: str, temperatures: Sequence[float], n: int, step: int
 ) -> list[dict[str, Any]]:
     """Texts that the model writes and what they are like, as the fields of an event for each temperature; `step`: of its weights."""
-    with state.timing(f"sampling_{at}"):
+    part = f"sampling_{at}"
+    with state.timing(part):
         training, tokenizer = training_text(context.corpus, spec.train_texts), context.corpus.tokenizer
-        drawn = sample_sets(state.model, n, temperatures, seed=spec.seed, tokenizer=tokenizer, seq_len=spec.seq_len, pulse=context.pulse)
+        drawn = sample_sets(
+            state.model,
+            n,
+            temperatures,
+            seed=spec.seed,
+            tokenizer=tokenizer,
+            seq_len=spec.seq_len,
+            pulse=context.pulse,
+            captured=lambda seconds: state.moved(part, "capturing", seconds),
+        )
         events = []
         for temperature, one in drawn.items():
             texts = [tokenizer.decode(ids) for ids in one.texts]

@@ -157,7 +157,9 @@ def _run_row(record: Record, key: str) -> dict[str, Any]:
     evaluations = record.evaluations[key]
     nll, top1 = (np.array([e[name] for e in evaluations if e["val_nll"] is not None], dtype=float) for name in ("val_nll", "val_top1"))
     tokens_per_param = row["train_tokens"] / row["n_params"] if row.get("train_tokens") else None
-    return row | {"pearson_nll_top1": pearson(nll, top1), "tokens_per_param": tokens_per_param, "planned_s": planned_s(record, key)}
+    capturing_s = (row.get("seconds") or {}).get("capturing", [None])[0]
+    row |= {"planned_s": planned_s(record, key), "capturing_s": capturing_s}
+    return row | {"pearson_nll_top1": pearson(nll, top1), "tokens_per_param": tokens_per_param}
 
 
 def _skipped_row(rung: Mapping[str, Any]) -> dict[str, Any]:

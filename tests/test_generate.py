@@ -1,7 +1,6 @@
 """Decoding: the same text whatever is drawn beside it, the right distribution, no forbidden token, ends that end."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,19 +9,13 @@ from torch import Tensor, nn
 
 from harness import generate
 from harness.data.corpus import Encoded
+from harness.draws import distribution, draw
 from harness.evaluate import evaluate
-from harness.generate import Drawn, distribution, draw, sample, sample_sets
+from harness.generate import Drawn, sample, sample_sets
 from harness.state import build_model
-from models import decoder
 from models.decoder import FAMILIES, Model
 from tests import tiny
-
-
-@dataclass(frozen=True)
-class Ids:
-    start: int = 28
-    end: int = 0
-    unk: int | None = 27
+from tests.decoding import Ids, peaked
 
 
 class Fixed(nn.Module):
@@ -41,11 +34,7 @@ class Fixed(nn.Module):
 
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> Model:
-    torch.manual_seed(0)
-    built = Model(decoder.solve(12_000, 29, 40, **vars(FAMILIES[request.param])), 29, 40, dropout=0.3)
-    # Peaked enough that temperature matters, and some texts end early.
-    built.head.weight.data *= 8
-    return built
+    return peaked(request.param)
 
 
 def test_a_text_depends_on_nothing_that_is_drawn_beside_it(model: Model) -> None:
@@ -84,49 +73,6 @@ def test_the_cache_and_the_full_pass_write_the_same_texts(model: Model) -> None:
 
     given = {"n": 8, "temperatures": [0.8, 1.2], "seed": 1, "tokenizer": Ids(), "seq_len": 40}
     assert sample(Plain(), **given) == sample(model.double(), **given)
-
-
-def test_a_step_of_one_shape_for_all_positions_writes_the_same_texts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU replays it: the whole cache, rows kept to the end, a look only now and then."""
-    model = model.double()
-    given = {"n": 9, "temperatures": [0.0, 0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
-    grown = sample_sets(model, **given)
-    made: list[int] = []
-    plain = model.step_at
-    monkeypatch.setattr(model, "step_at", lambda *args: (made.append(1), plain(*args))[1])
-    monkeypatch.setattr(generate, "_decode", generate._decode_captured)
-    still = sample_sets(model, **given)
-    for temperature, drawn in grown.items():
-        assert still[temperature].texts == drawn.texts
-        assert still[temperature].entropy == pytest.approx(drawn.entropy, rel=1e-9)
-        assert still[temperature].self_nll == pytest.approx(drawn.self_nll, rel=1e-9)
-    longest = max(len(text) + 1 for drawn in grown.values() for text in drawn.texts)
-    assert len(made) == min(39, -(-longest // generate.LOOK_EVERY) * generate.LOOK_EVERY)
-
-
-def test_captured_decoding_leaves_the_settings_of_determinism_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "_decode", generate._decode_captured)
-    for strictly in (False, True):
-        torch.use_deterministic_algorithms(True, warn_only=not strictly)
-        try:
-            sample(model, 1, [1.0], seed=0, tokenizer=Ids(), seq_len=4)
-            assert torch.are_deterministic_algorithms_enabled()
-            assert torch.is_deterministic_algorithms_warn_only_enabled() is not strictly
-        finally:
-            torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_writes_the_same_texts_by_replaying_one_step(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model.double().cuda()
-    given = {"n": 9, "temperatures": [0.0, 0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
-    captures: list[object] = []
-    capture = generate.capture
-    monkeypatch.setattr(generate, "capture", lambda *args: captures.append(capture(*args)) or captures[-1])
-    replayed = sample(model, **given)
-    assert captures and None not in captures
-    assert replayed == sample(model.cpu(), **given)
 
 
 def test_temperature_zero_is_the_most_likely_token(model: Model) -> None:

@@ -261,6 +261,13 @@ def test_values_of_a_row(writer: Writer) -> None:
     assert found["pearson_nll_top1"] == pytest.approx(-1)
 
 
+def test_what_captures_took_is_a_column(writer: Writer) -> None:
+    writer.train(LADDER, seconds={"training": [2.5, 2.5], "capturing": [0.5, 0.25]})
+    writer.train(SECOND, seconds={"training": [3.0, 3.0]})
+    results = writer.results()
+    assert row(results, LADDER)["capturing_s"] == 0.5 and np.isnan(row(results, SECOND)["capturing_s"])
+
+
 def test_tables_beside_the_runs(writer: Writer) -> None:
     writer.train(LADDER)
     writer.sample(LADDER)
