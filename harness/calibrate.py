@@ -12,12 +12,13 @@ from harness import memory
 from harness.context import Context
 from harness.data.corpus import Corpus
 from harness.evaluate import evaluate
-from harness.generate import sample
+from harness.generate import sample_sets
 from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.state import State
 from harness.step import forward_backward, update
 from harness.stepping import Deferred, Stepper
+from harness.strategies import Strategy, strategies
 from harness.train import Run, stepper_of
 
 # Long enough to see past the first, slow calls; a large shape is measured on fewer texts rather than for longer.
@@ -40,8 +41,8 @@ def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: s
     started = perf_counter()
     evaluate(state.model, corpus, few, spec.padding, device, spec.precision)
     text_s = (perf_counter() - started) / few.n_texts
-    end_s = _sample_s(state, corpus, samples["texts"], samples["temperatures"], spec)
-    best_s = _sample_s(state, corpus, samples["at_best"], [1.0], spec)
+    end_s = _sample_s(state, corpus, samples["texts"], strategies(samples), spec)
+    best_s = _sample_s(state, corpus, samples["at_best"], [Strategy()], spec)
     return asdict(Cost(step_s, text_s, end_s, best_s, _peak_bytes(device)))
 
 
@@ -98,7 +99,7 @@ def _peak_bytes(device: str) -> int:
     return torch.cuda.max_memory_reserved() if device == "cuda" else memory.peak_bytes()
 
 
-def _sample_s(state: State, corpus: Corpus, n: int, temperatures: list[float], spec: RunSpec) -> float:
+def _sample_s(state: State, corpus: Corpus, n: int, sets: Sequence[Strategy], spec: RunSpec) -> float:
     """Sampling priced by its first tokens: an untrained model's texts hardly ever end, so this is on the safe side.
 
     Without captures, which a model has once, however many texts it writes.
@@ -108,6 +109,6 @@ def _sample_s(state: State, corpus: Corpus, n: int, temperatures: list[float], s
     captures: list[float] = []
     started = perf_counter()
     length = min(SHORT_SAMPLE, spec.seq_len)
-    sample(state.model, n, temperatures, seed=0, tokenizer=corpus.tokenizer, seq_len=length, captured=captures.append)
+    sample_sets(state.model, n, sets, seed=0, tokenizer=corpus.tokenizer, seq_len=length, captured=captures.append)
     typical = float(np.mean(corpus.train.lengths)) * 1.5
     return (perf_counter() - started - sum(captures)) * min(spec.seq_len, typical) / length

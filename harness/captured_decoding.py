@@ -1,7 +1,7 @@
 """Decoding on a GPU: a position of all rows is one step over the whole cache, captured as a graph of kernels and replayed.
 
-A step is kept for the next texts of the same model: a search, an evaluation at a new best and the end of a run find it where the weights
-lie as they did, since replays read what they are by then. On other devices it is made kernel by kernel. Shapes as in `generate`.
+A step is kept for the next texts of the same model, at a new best, at the end, or of a run that has moved into the weights: as long as
+these lie where they did, a replay reads what they are by then. On other devices it is made kernel by kernel. Shapes as in `generate`.
 """
 
 import weakref
@@ -13,23 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.draws import Rows, SpecialIds, distribution, draw, until
+from harness.draws import Rows, Rules, SpecialIds, distribution, draw, until
 from harness.graphs import capture, give_stream, take_stream, usable
+from harness.strategies import Strategy
 
 # Positions that a GPU goes on for without a look at whether all texts have ended.
 LOOK_EVERY = 8
 # Steps that wait for further texts: so many, each with a stream; with the one at work they have no more rows than one decoding at most.
 KEPT, KEPT_ROWS = 8, 512
 
-# What a graph is bound to beside its model: rows, positions, and the ids of start, end and unk.
-Asked = tuple[int, int, int, int, int | None]
+# What a graph is bound to beside its model: rows, positions, the ids of start, end and unk, and how many tensors there are of rules.
+Asked = tuple[int, int, int, int, int | None, int]
 
 _kept: list["DecodingStep"] = []
 
 
 def decode_captured(
     model: Any,
-    temperature_R: Tensor,
+    rules: Rules,
     uniform_RT: Tensor,
     tokenizer: SpecialIds,
     pulse: Callable[[], None],
@@ -37,10 +38,10 @@ def decode_captured(
 ) -> Rows:
     """Texts of all rows, which stay to the end; the host looks only now and then. `captured` is told the seconds that a capture took."""
     n_rows, steps = uniform_RT.shape
-    step = _step_for(model, (n_rows, steps, tokenizer.start, tokenizer.end, tokenizer.unk))
+    step = _step_for(model, (n_rows, steps, tokenizer.start, tokenizer.end, tokenizer.unk, len(rules.tensors)))
     try:
         with step.on_stream():
-            step.begin(temperature_R, uniform_RT)
+            step.begin(rules, uniform_RT)
             for t in range(uniform_RT.shape[1]):
                 pulse()
                 step.go_on(model, captured)
@@ -79,12 +80,13 @@ class DecodingStep:
     """One position of all rows: reads and writes the same tensors every time. It doesn't keep its model."""
 
     def __init__(self, model: Any, asked: Asked) -> None:
-        n_rows, steps, self.start, self.end, unk = asked
+        n_rows, steps, self.start, self.end, unk, n_rules = asked
         self.model, self.asked, self._weights = weakref.ref(model), asked, _places(model)
         device = next(model.parameters()).device
         self.cache = model.init_cache(n_rows, steps)
         self.uniform_RT = torch.zeros(n_rows, steps, dtype=torch.float64, device=device)
-        self.temperature_R, self.entropy_R, self.nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=device) for _ in range(3))
+        self.rules = Rules.of([Strategy(top_k=None if n_rules == 1 else 1)] * n_rows).to(device)
+        self.entropy_R, self.nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=device) for _ in range(2))
         self.forbidden = torch.tensor([i for i in (self.start, unk) if i is not None], device=device)
         self.position_1 = torch.zeros(1, dtype=torch.int64, device=device)
         self.ids = torch.zeros(n_rows, dtype=torch.int64, device=device)
@@ -113,9 +115,10 @@ class DecodingStep:
         finally:
             torch.cuda.current_stream().wait_stream(self._stream)
 
-    def begin(self, temperature_R: Tensor, uniform_RT: Tensor) -> None:
+    def begin(self, rules: Rules, uniform_RT: Tensor) -> None:
         """No text has a token yet."""
-        self.temperature_R.copy_(temperature_R)
+        for held, given in zip(self.rules.tensors, rules.tensors, strict=True):
+            held.copy_(given)
         self.uniform_RT.copy_(uniform_RT)
         self.ids.fill_(self.start)
         self.out_RT.fill_(self.end)
@@ -138,7 +141,7 @@ class DecodingStep:
         with _in_any_order():
             logits_RV = model.step_at(self.ids, self.cache, self.position_1).double()
             log_p_RV = torch.log_softmax(logits_RV, dim=-1)
-            p_RV = distribution(logits_RV.index_fill(1, self.forbidden, -torch.inf), self.temperature_R)
+            p_RV = distribution(logits_RV.index_fill(1, self.forbidden, -torch.inf), self.rules)
             self.ids.copy_(draw(p_RV, self.uniform_RT.index_select(1, self.position_1).squeeze(1)))
             self.out_RT.index_copy_(1, self.position_1, self.ids[:, None])
             self.entropy_R += torch.special.entr(p_RV).sum(-1).masked_fill(self.ended, 0.0)

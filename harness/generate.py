@@ -1,7 +1,7 @@
-"""Decoding: a model and temperatures enter, sampled texts as ids leave with what the model says of them, all temperatures in one batch.
+"""Decoding: a model and strategies enter, sampled texts as ids leave with what the model says of them, all strategies in one batch.
 
-Text i at a temperature depends on the model, the seed, the temperature, i and seq_len: not on how many other texts or temperatures are
-drawn along with it, nor on the state of any global generator. Shapes: R rows (a text at a temperature), T steps, V vocabulary.
+Text i of a strategy depends on the model, the seed, the strategy, i and seq_len: not on how many other texts or strategies are
+drawn along with it, nor on the state of any global generator. Shapes: R rows (a text of a strategy), T steps, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.captured_decoding import decode_captured
-from harness.draws import Rows, SpecialIds, distribution, draw, until
+from harness.draws import Rows, Rules, SpecialIds, distribution, draw, until
+from harness.strategies import Strategy
 from models._layers import exact_device
 
 # Rows decoded together: bounds the cache, which at 10M parameters takes 2.6 MB a row.
@@ -23,11 +24,11 @@ MAX_ROWS = 512
 
 @dataclass(frozen=True)
 class Drawn:
-    """Texts drawn at one temperature, as ids without start and end, and what the model says of them; None without any text.
+    """Texts drawn by one strategy, as ids without start and end, and what the model says of them; None without any text.
 
     `entropy`: nats per token, the mean over all positions that were drawn (ends included) of -sum p ln p, where p is what the token was
-    drawn from: the whole softmax at the temperature without start and unk. No token is cut off by rank (top-k) or mass (top-p).
-    `self_nll`: nats per text, as `nll`: the model's own NLL at temperature 1, whatever the texts were drawn at, over their tokens and ends.
+    drawn from: the softmax at the temperature without start and unk, and without what the strategy cuts off.
+    `self_nll`: nats per text, as `nll`: the model's own NLL at temperature 1, however the texts were drawn, over their tokens and ends.
     """
 
     texts: list[list[int]]
@@ -44,35 +45,33 @@ def sample(
     tokenizer: SpecialIds,
     seq_len: int,
     pulse: Callable[[], None] = lambda: None,
-    captured: Callable[[float], None] = lambda seconds: None,
 ) -> dict[float, list[list[int]]]:
-    """The texts of `sample_sets` alone."""
-    drawn = sample_sets(model, n, temperatures, seed=seed, tokenizer=tokenizer, seq_len=seq_len, pulse=pulse, captured=captured)
-    return {temperature: one.texts for temperature, one in drawn.items()}
+    """The texts of `sample_sets` alone, of temperatures alone."""
+    strategies = [Strategy(temperature) for temperature in temperatures]
+    drawn = sample_sets(model, n, strategies, seed=seed, tokenizer=tokenizer, seq_len=seq_len, pulse=pulse)
+    return {strategy.temperature: one.texts for strategy, one in drawn.items()}
 
 
 @torch.no_grad()
 def sample_sets(
     model: nn.Module,
     n: int,
-    temperatures: Sequence[float],
+    strategies: Sequence[Strategy],
     *,
     seed: int,
     tokenizer: SpecialIds,
     seq_len: int,
     pulse: Callable[[], None] = lambda: None,
     captured: Callable[[float], None] = lambda seconds: None,
-) -> dict[float, Drawn]:
-    """`n` texts at each temperature; one that never ended has seq_len - 1 ids. Start and unk are never drawn.
+) -> dict[Strategy, Drawn]:
+    """`n` texts of each strategy; one that never ended has seq_len - 1 ids. Start and unk are never drawn.
 
     Temperature 0 takes the most likely token. The model is put in evaluation mode meanwhile. `pulse` is called at every step; what it
     raises ends the sampling. `captured` is told the seconds of each capture, which are among those that the sampling takes.
     """
-    if any(temperature < 0 for temperature in temperatures):
-        raise ValueError(f"temperatures: {min(temperatures)} is below 0")
-    distinct = list(dict.fromkeys(temperatures))
-    uniform_RT = np.concatenate([_uniform(seed, temperature, n, seq_len - 1) for temperature in distinct] or [np.empty((0, seq_len - 1))])
-    temperature_R = np.repeat(np.array(distinct, dtype=np.float64), n)
+    distinct = list(dict.fromkeys(strategies))
+    uniform_RT = np.concatenate([_uniform(seed, one.temperature, n, seq_len - 1) for one in distinct] or [np.empty((0, seq_len - 1))])
+    strategy_R = [one for one in distinct for _ in range(n)]
     decode = partial(decode_captured, captured=captured) if _is_replayed(model) else _decode
     parts: list[Rows] = []
     was_training = model.training
@@ -80,10 +79,10 @@ def sample_sets(
     try:
         for first in range(0, len(uniform_RT), MAX_ROWS):
             some = slice(first, first + MAX_ROWS)
-            parts.append(decode(model, torch.from_numpy(temperature_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer, pulse))
+            parts.append(decode(model, Rules.of(strategy_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer, pulse))
     finally:
         model.train(was_training)
-    return {temperature: _drawn(parts, slice(i * n, (i + 1) * n), seq_len) for i, temperature in enumerate(distinct)}
+    return {one: _drawn(parts, slice(i * n, (i + 1) * n), seq_len) for i, one in enumerate(distinct)}
 
 
 def _is_replayed(model: nn.Module) -> bool:
@@ -101,14 +100,14 @@ def _drawn(parts: Sequence[Rows], some: slice, seq_len: int) -> Drawn:
 
 
 def _uniform(seed: int, temperature: float, n: int, steps: int) -> np.ndarray:
-    """Uniform numbers (n, steps), a stream of their own for each seed and temperature."""
+    """Uniform numbers (n, steps), a stream of their own for each seed and temperature; a cut changes what they draw, not them."""
     return np.random.default_rng([seed, round(temperature * 1e6)]).random((n, steps))
 
 
-def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]) -> Rows:
+def _decode(model: nn.Module, rules: Rules, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]) -> Rows:
     device = next(model.parameters()).device
     exactly = exact_device(device)
-    uniform_RT, temperature_R = uniform_RT.to(exactly), temperature_R.to(exactly)
+    uniform_RT, rules = uniform_RT.to(exactly), rules.to(exactly)
     n_rows, steps = uniform_RT.shape
     forbidden = [i for i in (tokenizer.start, tokenizer.unk) if i is not None]
     out_RT = torch.full((n_rows, steps), tokenizer.end, device=exactly)
@@ -123,7 +122,7 @@ def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokeniz
         logits_RV = decoder.step(ids.to(device)).to(exactly).double()
         log_p_RV = torch.log_softmax(logits_RV, dim=-1)
         logits_RV[:, forbidden] = -torch.inf
-        p_RV = distribution(logits_RV, temperature_R[rows])
+        p_RV = distribution(logits_RV, rules)
         ids = draw(p_RV, uniform_RT[rows, t])
         out_RT[rows, t] = ids
         # What a row draws after its end is no part of its text.
@@ -137,7 +136,7 @@ def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokeniz
         if n_ended > len(rows) / 4:
             alive = torch.nonzero(~ended).squeeze(1)
             decoder.keep(alive.to(device))
-            rows, ids, ended = rows[alive], ids[alive], ended[alive]
+            rows, ids, ended, rules = rows[alive], ids[alive], ended[alive], rules.keep(alive)
     return Rows([until(row, tokenizer.end) for row in out_RT.tolist()], entropy_R.cpu().numpy(), nll_R.cpu().numpy())
 
 

@@ -32,8 +32,8 @@ EVALUATION_COLUMNS = _columns(
     "val_bits_per_char nll_padded top1_padded best"
 )
 SAMPLE_COLUMNS = _columns(
-    "key stage rung n_params seed lr_source train_texts at step tokens temperature texts distinct_1 distinct_2 distinct_3 known_words "
-    "copied mean_length ended entropy memorised self_nll"
+    "key stage rung n_params seed lr_source train_texts at step tokens temperature top_k top_p texts distinct_1 distinct_2 distinct_3 "
+    "known_words copied mean_length ended entropy memorised self_nll"
 )
 SEARCH_COLUMNS = _columns(
     "rung family n_params lr lr_status reason trials completed pruned diverged failed best_lr best_val_loss fitted_lr fitted_low "

@@ -4,8 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.strategies import Strategy
 from models import decoder
 from models.decoder import FAMILIES, Model
+
+CUT = (Strategy(top_k=1), Strategy(top_k=4), Strategy(top_p=0.6), Strategy(0.7, top_k=8, top_p=0.9))
+
+
+def at(*temperatures: float) -> list[Strategy]:
+    """Nothing cut off."""
+    return [Strategy(temperature) for temperature in temperatures]
 
 
 @dataclass(frozen=True)

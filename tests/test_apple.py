@@ -7,10 +7,12 @@ import torch
 
 from harness.generate import Replayed, sample_sets
 from harness.state import build_model
+from harness.strategies import Strategy
 from models import _layers
 from models._layers import exact_device, rotary
 from tests import tiny
 from tests.apple import APPLE, Apple, OnApple, moved_there
+from tests.decoding import at
 
 ROTARY = tiny.SHAPE | {"positions": "rotary", "norm": "pre"}
 
@@ -34,7 +36,8 @@ def test_the_stand_in_refuses_what_the_device_refuses() -> None:
 @pytest.mark.parametrize("cached", [True, False])
 def test_texts_are_decoded_without_float64_there(shape: dict[str, Any], cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the cache and by whole passes; the model computes there, and only what is drawn comes from elsewhere."""
-    given: dict[str, Any] = {"n": 6, "temperatures": [0.5, 1.0], "seed": 3, "tokenizer": tiny.corpus().tokenizer, "seq_len": 20}
+    sets = [*at(0.5, 1.0), Strategy(top_k=5), Strategy(top_p=0.8)]
+    given: dict[str, Any] = {"n": 6, "strategies": sets, "seed": 3, "tokenizer": tiny.corpus().tokenizer, "seq_len": 20}
     spec = tiny.spec(shape=shape)
     model, there = build_model(spec), moved_there(build_model(spec))
     if not cached:
@@ -42,10 +45,10 @@ def test_texts_are_decoded_without_float64_there(shape: dict[str, Any], cached: 
     with Apple() as apple:
         drawn = sample_sets(there, **given)
     assert apple.operators > 500
-    for temperature, expected in sample_sets(model, **given).items():
-        assert drawn[temperature].texts == expected.texts
-        assert drawn[temperature].entropy == pytest.approx(expected.entropy, rel=1e-6)
-        assert drawn[temperature].self_nll == pytest.approx(expected.self_nll, rel=1e-6)
+    for strategy, expected in sample_sets(model, **given).items():
+        assert drawn[strategy].texts == expected.texts
+        assert drawn[strategy].entropy == pytest.approx(expected.entropy, rel=1e-6)
+        assert drawn[strategy].self_nll == pytest.approx(expected.self_nll, rel=1e-6)
 
 
 @pytest.mark.usefixtures("without_float64")

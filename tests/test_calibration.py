@@ -115,6 +115,8 @@ def test_what_does_not_is_the_same(changes: dict[str, Any]) -> None:
 def test_other_texts_and_other_samples_are_other_shapes() -> None:
     spec = tiny.spec()
     assert shape_of(spec, 2 * MEAN_TOKENS, SAMPLES) != shape() != shape_of(spec, MEAN_TOKENS, SAMPLES | {"texts": 64})
+    none, cut = (shape_of(spec, MEAN_TOKENS, SAMPLES | {"top_k": top_k, "top_p": []}) for top_k in ([], [5]))
+    assert none == shape() != cut
 
 
 def test_too_few_runs_or_none_that_sampled_tell_no_price() -> None:

@@ -70,9 +70,10 @@ def test_nor_does_a_step_of_a_crew(shape: dict[str, Any], monkeypatch: pytest.Mo
 
 
 @torch.no_grad()
-def test_nor_does_a_step_of_decoding() -> None:
+@pytest.mark.parametrize("n_rules", [1, 3])
+def test_nor_does_a_step_of_decoding(n_rules: int) -> None:
     model = build_model(tiny.spec()).to("meta").eval()
-    step = DecodingStep(model, (4, 9, 28, 0, 27))
+    step = DecodingStep(model, (4, 9, 28, 0, 27, n_rules))
     with Watch() as watch:
         step.make(model)
     assert watch.count > 40 and not watch.on_host

@@ -14,9 +14,10 @@ from harness import ahead, calibrate, captured_decoding, generate, graphs
 from harness.captured_decoding import DecodingStep
 from harness.generate import sample, sample_sets
 from harness.state import start
+from harness.strategies import Strategy
 from models.decoder import FAMILIES, Model
 from tests import tiny
-from tests.decoding import Ids, peaked
+from tests.decoding import CUT, Ids, at, peaked
 
 GIVEN: dict[str, Any] = {"n": 4, "temperatures": [0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
 # More than anything else takes here.
@@ -73,17 +74,17 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
 def test_a_step_of_one_shape_for_all_positions_writes_the_same_texts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a GPU replays it: the whole cache, rows kept to the end, a look only now and then."""
     model = model.double()
-    given = {"n": 9, "temperatures": [0.0, 0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
+    given: dict[str, Any] = {"n": 9, "strategies": [*at(0.0, 0.5, 1.0), *CUT], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
     grown = sample_sets(model, **given)
     made: list[int] = []
     plain = model.step_at
     monkeypatch.setattr(model, "step_at", lambda *args: (made.append(1), plain(*args))[1])
     monkeypatch.setattr(generate, "_is_replayed", lambda model: True)
     still = sample_sets(model, **given)
-    for temperature, drawn in grown.items():
-        assert still[temperature].texts == drawn.texts
-        assert still[temperature].entropy == pytest.approx(drawn.entropy, rel=1e-9)
-        assert still[temperature].self_nll == pytest.approx(drawn.self_nll, rel=1e-9)
+    for strategy, drawn in grown.items():
+        assert still[strategy].texts == drawn.texts
+        assert still[strategy].entropy == pytest.approx(drawn.entropy, rel=1e-9)
+        assert still[strategy].self_nll == pytest.approx(drawn.self_nll, rel=1e-9)
     longest = max(len(text) + 1 for drawn in grown.values() for text in drawn.texts)
     assert len(made) == min(39, -(-longest // captured_decoding.LOOK_EVERY) * captured_decoding.LOOK_EVERY)
 
@@ -108,14 +109,14 @@ def plainly(model: Model, **given: Any) -> Any:
 
 def test_a_step_is_captured_once_and_reads_the_weights_as_they_are(model: Model, captures: list[Graph]) -> None:
     """Other texts by the same graph, and the same again; weights that changed in place are read anew."""
-    model, seconds = model.double(), list[float]()
-    first = sample(model, **GIVEN, captured=seconds.append)
-    other = sample(model, **{**GIVEN, "seed": 3, "temperatures": [0.7, 2.0]}, captured=seconds.append)
+    model = model.double()
+    first = sample(model, **GIVEN)
+    other = sample(model, **{**GIVEN, "seed": 3, "temperatures": [0.7, 2.0]})
     assert first == plainly(model) and other == plainly(model, seed=3, temperatures=[0.7, 2.0])
-    assert sample(model, **GIVEN, captured=seconds.append) == first
+    assert sample(model, **GIVEN) == first
     model.load_state_dict({name: 0.5 * weight for name, weight in model.state_dict().items()})
-    assert sample(model, **GIVEN, captured=seconds.append) == plainly(model) != first
-    assert len(captures) == 1 and seconds == [CAPTURE_S]
+    assert sample(model, **GIVEN) == plainly(model) != first
+    assert len(captures) == 1
 
 
 def test_nothing_of_texts_before_is_left(model: Model, captures: list[Graph]) -> None:
@@ -137,6 +138,17 @@ def test_other_shapes_and_ids_have_a_step_of_their_own(change: dict[str, Any], c
     assert sample(model, **{**GIVEN, **change}) == plainly(model, **change)
     assert sample(model, **GIVEN) == first
     assert len(captures) == 2 == len(captured_decoding._kept)
+
+
+def test_a_step_serves_any_cut_and_one_without_cuts_is_another(captures: list[Graph]) -> None:
+    model, given = peaked("assignment").double(), {"n": 6, "seed": 2, "tokenizer": Ids(), "seq_len": 40}
+    wanted = [at(1.0, 0.5), CUT[:2], CUT[2:4], at(0.7, 1.0)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "_is_replayed", lambda model: False)
+        expected = [{one: drawn.texts for one, drawn in sample_sets(model, strategies=sets, **given).items()} for sets in wanted]
+    for sets, texts in zip(wanted, expected, strict=True):
+        assert {one: drawn.texts for one, drawn in sample_sets(model, strategies=sets, **given).items()} == texts
+    assert len(captures) == 2
 
 
 def test_weights_that_lie_elsewhere_and_another_model_have_a_step_of_their_own(captures: list[Graph]) -> None:
@@ -212,7 +224,7 @@ def test_the_price_of_a_set_of_texts_has_no_capture_in_it(captures: list[Graph],
     clock = iter([10.0, 10.0 + 3 * CAPTURE_S])
     monkeypatch.setattr(calibrate, "perf_counter", lambda: next(clock))
     length = min(spec.seq_len, 1.5 * float(corpus.train.lengths.mean())) / calibrate.SHORT_SAMPLE
-    assert calibrate._sample_s(start(spec, "cpu"), corpus, 2, [1.0], spec) == pytest.approx(2 * CAPTURE_S * length)
+    assert calibrate._sample_s(start(spec, "cpu"), corpus, 2, [Strategy()], spec) == pytest.approx(2 * CAPTURE_S * length)
     assert len(captures) == 1
 
 
@@ -236,3 +248,14 @@ def test_a_gpu_writes_the_same_texts_by_replaying_one_step(model: Model, monkeyp
     assert flatter == sample(model, **given)
     model.head.weight.data *= 2
     assert replayed == [sample(model, **given)] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_cuts_within_a_captured_step_as_a_cpu_does(model: Model) -> None:
+    model = model.double().cuda()
+    given: dict[str, Any] = {"n": 9, "strategies": [*at(0.5, 1.0), *CUT], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
+    replayed = [{one: drawn.texts for one, drawn in sample_sets(model, **given).items()} for _ in range(2)]
+    assert [step._graph is not None for step in captured_decoding._kept] == [True]
+    model = model.cpu()
+    assert replayed == [{one: drawn.texts for one, drawn in sample_sets(model, **given).items()}] * 2
