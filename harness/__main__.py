@@ -37,6 +37,7 @@ from harness.repeat import repeat
 from harness.results import from_record, write_csv
 from harness.run import ROOT
 from harness.search_export import export
+from harness.strategies import Strategy
 from harness.text import visible, without_secrets
 from harness.writing import write_texts
 from reports import compare_document, compare_words, document, verify
@@ -86,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     drawn = verb("sample", sample, "let a trained run write texts")
     drawn.add_argument("run", metavar="RUN", help="a run's key or the beginning of it, or its name, as in results.csv")
     drawn.add_argument("--temperature", type=float, default=1.0)
+    drawn.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens; default: from all")
+    drawn.add_argument("--top-p", type=float, metavar="P", help="draw from the fewest likeliest tokens whose mass is P; default: from all")
     drawn.add_argument("--n", type=int, default=5)
     drawn.add_argument("--seed", type=int, default=0)
     again = verb("repeat", repeat_run, "train a run again from its record, and compare")
@@ -253,7 +256,11 @@ def sample(options: argparse.Namespace) -> None:
     """Texts of a run whose weights were kept."""
     if options.temperature <= 0 or options.n < 1:
         raise StudyError("sample: --temperature must be above 0 and --n at least 1")
-    for text in write_texts(ROOT, options.run, options.n, options.temperature, options.seed):
+    try:
+        strategy = Strategy(options.temperature, options.top_k, options.top_p)
+    except ValueError as error:
+        raise StudyError(f"sample: {error}") from None
+    for text in write_texts(ROOT, options.run, options.n, strategy, options.seed):
         print(visible(text))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import captured_decoding
 from harness.captured import CapturedStep, CrewStep, RunStep
 from harness.context import Context
 from harness.data.batches import Order
@@ -142,9 +143,10 @@ def ahead_of(specs: Sequence[RunSpec], states: Sequence[State], context: Context
 
 
 def make_room() -> None:
-    """Let go of all that waits for other runs, and leave the device all the memory that this process can do without."""
+    """Let go of all that waits for other runs or for further texts, and leave the device all memory that this process can spare."""
     while _idle:
         _idle.popitem()[1].discard()
+    captured_decoding.make_room()
     torch.cuda.empty_cache()
 
 

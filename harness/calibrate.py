@@ -12,12 +12,13 @@ from harness import memory
 from harness.context import Context
 from harness.data.corpus import Corpus
 from harness.evaluate import evaluate
-from harness.generate import sample
+from harness.generate import MAX_ROWS, sample_sets
 from harness.pricing import Cost
 from harness.runspec import RunSpec
 from harness.state import State
 from harness.step import forward_backward, update
 from harness.stepping import Deferred, Stepper
+from harness.strategies import Strategy, strategies
 from harness.train import Run, stepper_of
 
 # Long enough to see past the first, slow calls; a large shape is measured on fewer texts rather than for longer.
@@ -37,8 +38,8 @@ def measure(spec: RunSpec, corpus: Corpus, samples: Mapping[str, Any], device: s
     a_step_s = step_s(run)
     state = run.state
     text_s = _text_s(state, corpus, spec, device)
-    end_s = _sample_s(state, corpus, samples["texts"], samples["temperatures"], spec)
-    best_s = _sample_s(state, corpus, samples["at_best"], [1.0], spec)
+    end_s = _sample_s(state, corpus, samples["texts"], strategies(samples), spec)
+    best_s = _sample_s(state, corpus, samples["at_best"], [Strategy()], spec)
     return asdict(Cost(a_step_s, text_s, end_s, best_s, _peak_bytes(device)))
 
 
@@ -117,12 +118,26 @@ def _peak_bytes(device: str) -> int:
     return torch.cuda.max_memory_reserved() if device == "cuda" else memory.peak_bytes()
 
 
-def _sample_s(state: State, corpus: Corpus, n: int, temperatures: list[float], spec: RunSpec) -> float:
-    """Sampling priced by its first tokens: an untrained model's texts hardly ever end, so this is on the safe side."""
+@torch.no_grad()
+def _fill_cache(model: Any, n_rows: int, length: int) -> None:
+    if hasattr(model, "init_cache"):
+        cache = model.init_cache(n_rows, length)
+        for tensor in [*cache.keys, *cache.values]:
+            tensor.zero_()
+
+
+def _sample_s(state: State, corpus: Corpus, n: int, sets: Sequence[Strategy], spec: RunSpec) -> float:
+    """Sampling priced by its first tokens: an untrained model's texts hardly ever end, so this is on the safe side.
+
+    Without captures, which a model has once, however many texts it writes.
+    """
     if not n:
         return 0.0
+    # The memory that whole texts take, which the peak is to show.
+    _fill_cache(state.model, min(n * len(sets), MAX_ROWS), spec.seq_len)
+    captures: list[float] = []
     started = perf_counter()
     length = min(SHORT_SAMPLE, spec.seq_len)
-    sample(state.model, n, temperatures, seed=0, tokenizer=corpus.tokenizer, seq_len=length)
+    sample_sets(state.model, n, sets, seed=0, tokenizer=corpus.tokenizer, seq_len=length, captured=captures.append)
     typical = float(np.mean(corpus.train.lengths)) * 1.5
-    return (perf_counter() - started) * min(spec.seq_len, typical) / length
+    return (perf_counter() - started - sum(captures)) * min(spec.seq_len, typical) / length

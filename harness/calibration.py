@@ -18,6 +18,7 @@ from harness.errors import StorageError
 from harness.pricing import MARGIN, Cost, DataSize, Work, work_s
 from harness.record import Record
 from harness.runspec import RunSpec, digest
+from harness.strategies import strategies
 
 FILE, FORMAT = "calibration.json", 1
 # The last runs of a shape tell its price, so that a machine that was busy is forgotten; the last of all tell how far prices are off.
@@ -119,7 +120,7 @@ def shape_of(spec: RunSpec, mean_tokens: float, samples: Mapping[str, Any], crew
     same = ("arch", "shape", "vocab_size", "seq_len", "batch_size", "padding", "precision")
     facts = {name: spec.to_dict()[name] for name in same} | {"length": round(math.log(mean_tokens, LENGTH_STEP))}
     facts |= {"crew": crew} if crew > 1 else {}
-    return digest(facts | {"samples": [samples["texts"], len(samples["temperatures"]), samples["at_best"]]})
+    return digest(facts | {"samples": [samples["texts"], len(strategies(samples)), samples["at_best"]]})
 
 
 def load(root: Path, machine: Mapping[str, Any]) -> Calibration:

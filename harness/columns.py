@@ -57,4 +57,5 @@ FURTHER = {
     "planned_steps": "Optimizer steps that the plan gave it.",
     "parametrization": "standard or mup.",
     "planned_s": "Seconds that what the run did was to take, at the plan's prices.",
+    "capturing_s": "Seconds of time_s in which kernels were captured as graphs, on a GPU.",
 }

@@ -27,7 +27,7 @@ class Context:
     `pulse` is called often, and raises StopRun where the run is to stop. `folder`: where the best weights go (None keeps none, as for
     trials). `checkpoints`: where checkpoints go (None: none), every so many seconds, and every so many steps where given. `resume`: the
     checkpoint to go on from. `micro_batches`: parts in which a batch goes through the model, one after the other. `samples`:
-    `temperatures`, `texts`, `at_best`, or None for no sampling. `floor`: the best possible scores on the test texts, where known.
+    the study's block, or None for no sampling. `floor`: the best possible scores on the test texts, where known.
     """
 
     corpus: Corpus

@@ -1,58 +1,39 @@
-"""Decoding: a model and temperatures enter, sampled texts as ids leave with what the model says of them, all temperatures in one batch.
+"""Decoding: a model and strategies enter, sampled texts as ids leave with what the model says of them, all strategies in one batch.
 
-Text i at a temperature depends on the model, the seed, the temperature, i and seq_len: not on how many other texts or temperatures are
-drawn along with it, nor on the state of any global generator. Shapes: R rows (a text at a temperature), T steps, V vocabulary.
+Text i of a strategy depends on the model, the seed, the strategy, i and seq_len: not on how many other texts or strategies are
+drawn along with it, nor on the state of any global generator. Shapes: R rows (a text of a strategy), T steps, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.graphs import capture, decoding_stream
+from harness.captured_decoding import decode_captured
+from harness.draws import Rows, Rules, SpecialIds, distribution, draw, until
+from harness.strategies import Strategy
+from models._layers import exact_device
 
 # Rows decoded together: bounds the cache, which at 10M parameters takes 2.6 MB a row.
 MAX_ROWS = 512
-# Positions that a GPU goes on for without a look at whether all texts have ended.
-LOOK_EVERY = 8
-
-
-class SpecialIds(Protocol):
-    """What decoding must know of a tokenizer."""
-
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-    @property
-    def unk(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Texts drawn at one temperature, as ids without start and end, and what the model says of them; None without any text.
+    """Texts drawn by one strategy, as ids without start and end, and what the model says of them; None without any text.
 
     `entropy`: nats per token, the mean over all positions that were drawn (ends included) of -sum p ln p, where p is what the token was
-    drawn from: the whole softmax at the temperature without start and unk. No token is cut off by rank (top-k) or mass (top-p).
-    `self_nll`: nats per text, as `nll`: the model's own NLL at temperature 1, whatever the texts were drawn at, over their tokens and ends.
+    drawn from: the softmax at the temperature without start and unk, and without what the strategy cuts off.
+    `self_nll`: nats per text, as `nll`: the model's own NLL at temperature 1, however the texts were drawn, over their tokens and ends.
     """
 
     texts: list[list[int]]
     entropy: float | None
     self_nll: float | None
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Texts as ids; `entropy_R` and `nll_R` are summed over the positions of each, nats."""
-
-    texts: list[list[int]]
-    entropy_R: np.ndarray
-    nll_R: np.ndarray
 
 
 def sample(
@@ -65,46 +46,51 @@ def sample(
     seq_len: int,
     pulse: Callable[[], None] = lambda: None,
 ) -> dict[float, list[list[int]]]:
-    """The texts of `sample_sets` alone."""
-    drawn = sample_sets(model, n, temperatures, seed=seed, tokenizer=tokenizer, seq_len=seq_len, pulse=pulse)
-    return {temperature: one.texts for temperature, one in drawn.items()}
+    """The texts of `sample_sets` alone, of temperatures alone."""
+    strategies = [Strategy(temperature) for temperature in temperatures]
+    drawn = sample_sets(model, n, strategies, seed=seed, tokenizer=tokenizer, seq_len=seq_len, pulse=pulse)
+    return {strategy.temperature: one.texts for strategy, one in drawn.items()}
 
 
 @torch.no_grad()
 def sample_sets(
     model: nn.Module,
     n: int,
-    temperatures: Sequence[float],
+    strategies: Sequence[Strategy],
     *,
     seed: int,
     tokenizer: SpecialIds,
     seq_len: int,
     pulse: Callable[[], None] = lambda: None,
-) -> dict[float, Drawn]:
-    """`n` texts at each temperature; one that never ended has seq_len - 1 ids. Start and unk are never drawn.
+    captured: Callable[[float], None] = lambda seconds: None,
+) -> dict[Strategy, Drawn]:
+    """`n` texts of each strategy; one that never ended has seq_len - 1 ids. Start and unk are never drawn.
 
     Temperature 0 takes the most likely token. The model is put in evaluation mode meanwhile. `pulse` is called at every step; what it
-    raises ends the sampling.
+    raises ends the sampling. `captured` is told the seconds of each capture, which are among those that the sampling takes.
     """
-    if any(temperature < 0 for temperature in temperatures):
-        raise ValueError(f"temperatures: {min(temperatures)} is below 0")
-    distinct = list(dict.fromkeys(temperatures))
-    uniform_RT = np.concatenate([_uniform(seed, temperature, n, seq_len - 1) for temperature in distinct] or [np.empty((0, seq_len - 1))])
-    temperature_R = np.repeat(np.array(distinct, dtype=np.float64), n)
-    decode = _decode if next(model.parameters()).device.type != "cuda" or not hasattr(model, "step_at") else _decode_captured
-    parts: list[_Rows] = []
+    distinct = list(dict.fromkeys(strategies))
+    uniform_RT = np.concatenate([_uniform(seed, one.temperature, n, seq_len - 1) for one in distinct] or [np.empty((0, seq_len - 1))])
+    strategy_R = [one for one in distinct for _ in range(n)]
+    decode = partial(decode_captured, captured=captured) if _is_replayed(model) else _decode
+    parts: list[Rows] = []
     was_training = model.training
     model.eval()
     try:
         for first in range(0, len(uniform_RT), MAX_ROWS):
             some = slice(first, first + MAX_ROWS)
-            parts.append(decode(model, torch.from_numpy(temperature_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer, pulse))
+            parts.append(decode(model, Rules.of(strategy_R[some]), torch.from_numpy(uniform_RT[some]), tokenizer, pulse))
     finally:
         model.train(was_training)
-    return {temperature: _drawn(parts, slice(i * n, (i + 1) * n), seq_len) for i, temperature in enumerate(distinct)}
+    return {one: _drawn(parts, slice(i * n, (i + 1) * n), seq_len) for i, one in enumerate(distinct)}
 
 
-def _drawn(parts: Sequence[_Rows], some: slice, seq_len: int) -> Drawn:
+def _is_replayed(model: nn.Module) -> bool:
+    """Whether a position is one captured step."""
+    return next(model.parameters()).device.type == "cuda" and hasattr(model, "step_at")
+
+
+def _drawn(parts: Sequence[Rows], some: slice, seq_len: int) -> Drawn:
     texts = [text for part in parts for text in part.texts][some]
     if not texts:
         return Drawn([], None, None)
@@ -114,27 +100,29 @@ def _drawn(parts: Sequence[_Rows], some: slice, seq_len: int) -> Drawn:
 
 
 def _uniform(seed: int, temperature: float, n: int, steps: int) -> np.ndarray:
-    """Uniform numbers (n, steps), a stream of their own for each seed and temperature."""
+    """Uniform numbers (n, steps), a stream of their own for each seed and temperature; a cut changes what they draw, not them."""
     return np.random.default_rng([seed, round(temperature * 1e6)]).random((n, steps))
 
 
-def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]) -> _Rows:
+def _decode(model: nn.Module, rules: Rules, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]) -> Rows:
     device = next(model.parameters()).device
-    uniform_RT, temperature_R = uniform_RT.to(device), temperature_R.to(device)
+    exactly = exact_device(device)
+    uniform_RT, rules = uniform_RT.to(exactly), rules.to(exactly)
     n_rows, steps = uniform_RT.shape
     forbidden = [i for i in (tokenizer.start, tokenizer.unk) if i is not None]
-    out_RT = torch.full((n_rows, steps), tokenizer.end, device=device)
-    entropy_R, nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=device) for _ in range(2))
+    out_RT = torch.full((n_rows, steps), tokenizer.end, device=exactly)
+    entropy_R, nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=exactly) for _ in range(2))
     decoder = Cached(model, n_rows, steps) if hasattr(model, "init_cache") else Replayed(model)
-    rows = torch.arange(n_rows, device=device)
-    ended = torch.zeros(n_rows, dtype=torch.bool, device=device)
-    ids = torch.full((n_rows,), tokenizer.start, device=device)
+    rows = torch.arange(n_rows, device=exactly)
+    ended = torch.zeros(n_rows, dtype=torch.bool, device=exactly)
+    ids = torch.full((n_rows,), tokenizer.start, device=exactly)
     for t in range(steps):
         pulse()
-        logits_RV = decoder.step(ids).double()
+        # Moved before it becomes float64, which the model's device may not have.
+        logits_RV = decoder.step(ids.to(device)).to(exactly).double()
         log_p_RV = torch.log_softmax(logits_RV, dim=-1)
         logits_RV[:, forbidden] = -torch.inf
-        p_RV = distribution(logits_RV, temperature_R[rows])
+        p_RV = distribution(logits_RV, rules)
         ids = draw(p_RV, uniform_RT[rows, t])
         out_RT[rows, t] = ids
         # What a row draws after its end is no part of its text.
@@ -147,102 +135,9 @@ def _decode(model: nn.Module, temperature_R: Tensor, uniform_RT: Tensor, tokeniz
         # Rows that have ended are dropped a quarter at a time: each drop copies the cache.
         if n_ended > len(rows) / 4:
             alive = torch.nonzero(~ended).squeeze(1)
-            decoder.keep(alive)
-            rows, ids, ended = rows[alive], ids[alive], ended[alive]
-    return _Rows([_until(row, tokenizer.end) for row in out_RT.tolist()], entropy_R.cpu().numpy(), nll_R.cpu().numpy())
-
-
-def _decode_captured(model: Any, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds, pulse: Callable[[], None]) -> _Rows:
-    """As `_decode`, with one step for every position that a GPU replays; rows stay to the end, and the host looks only now and then."""
-    step, stream, graph = _Step(model, temperature_R, uniform_RT, tokenizer), None, None
-    if step.ids.device.type == "cuda":
-        stream = decoding_stream()
-        stream.wait_stream(torch.cuda.current_stream())
-    with _on(stream):
-        for t in range(uniform_RT.shape[1]):
-            pulse()
-            if t == 1 and stream is not None:
-                graph = capture(step.make, stream)
-            if graph is None:
-                step.make()
-            else:
-                graph.replay()
-            if t % LOOK_EVERY == LOOK_EVERY - 1 and bool(step.ended.all()):
-                break
-        texts = [_until(row, tokenizer.end) for row in step.out_RT.tolist()]
-        return _Rows(texts, step.entropy_R.cpu().numpy(), step.nll_R.cpu().numpy())
-
-
-@contextmanager
-def _on(stream: torch.cuda.Stream | None) -> Iterator[None]:
-    """What is done within is done on the stream; what comes after the block comes after that, also where it is left early."""
-    if stream is None:
-        yield
-        return
-    try:
-        with torch.cuda.stream(stream):
-            yield
-    finally:
-        torch.cuda.current_stream().wait_stream(stream)
-
-
-class _Step:
-    """One position of all rows: reads and writes the same tensors every time."""
-
-    def __init__(self, model: Any, temperature_R: Tensor, uniform_RT: Tensor, tokenizer: SpecialIds) -> None:
-        device = next(model.parameters()).device
-        n_rows, steps = uniform_RT.shape
-        self.model, self.end, self.cache = model, tokenizer.end, model.init_cache(n_rows, steps)
-        for tensor in [*self.cache.keys, *self.cache.values]:
-            tensor.zero_()
-        self.uniform_RT, self.temperature_R = uniform_RT.to(device), temperature_R.to(device)
-        self.forbidden = torch.tensor([i for i in (tokenizer.start, tokenizer.unk) if i is not None], device=device)
-        self.position_1 = torch.zeros(1, dtype=torch.int64, device=device)
-        self.ids = torch.full((n_rows,), tokenizer.start, device=device)
-        self.out_RT = torch.full((n_rows, steps), tokenizer.end, device=device)
-        self.entropy_R, self.nll_R = (torch.zeros(n_rows, dtype=torch.float64, device=device) for _ in range(2))
-        self.ended = torch.zeros(n_rows, dtype=torch.bool, device=device)
-
-    def make(self) -> None:
-        """Draw the next token of every row, and count it where the row's text goes on."""
-        with _in_any_order():
-            logits_RV = self.model.step_at(self.ids, self.cache, self.position_1).double()
-            log_p_RV = torch.log_softmax(logits_RV, dim=-1)
-            p_RV = distribution(logits_RV.index_fill(1, self.forbidden, -torch.inf), self.temperature_R)
-            self.ids.copy_(draw(p_RV, self.uniform_RT.index_select(1, self.position_1).squeeze(1)))
-            self.out_RT.index_copy_(1, self.position_1, self.ids[:, None])
-            self.entropy_R += torch.special.entr(p_RV).sum(-1).masked_fill(self.ended, 0.0)
-            self.nll_R -= log_p_RV.gather(1, self.ids[:, None]).squeeze(1).masked_fill(self.ended, 0.0)
-            self.ended |= self.ids == self.end
-            self.position_1 += 1
-
-
-@contextmanager
-def _in_any_order() -> Iterator[None]:
-    """Without the sorting that writing by index takes elsewhere: here every place is written once."""
-    asked, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(False)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(asked, warn_only=warns)
-
-
-def _until(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end)] if end in ids else ids
-
-
-def distribution(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:
-    """Probabilities exp(z_i / T) / sum_j exp(z_j / T) of each token at a row's temperature; float64."""
-    # Below 1e-6 float64's own precision decides: as good as the maximum.
-    return torch.softmax(logits_RV / temperature_R.clamp(min=1e-6)[:, None], dim=-1)
-
-
-def draw(p_RV: Tensor, uniform_R: Tensor) -> Tensor:
-    """One token a row by inverting the distribution function at a uniform number in [0, 1)."""
-    cumulative_RV = p_RV.cumsum(-1)
-    threshold_R1 = uniform_R[:, None] * cumulative_RV[:, -1:]
-    return (cumulative_RV <= threshold_R1).sum(-1)
+            decoder.keep(alive.to(device))
+            rows, ids, ended, rules = rows[alive], ids[alive], ended[alive], rules.keep(alive)
+    return Rows([until(row, tokenizer.end) for row in out_RT.tolist()], entropy_R.cpu().numpy(), nll_R.cpu().numpy())
 
 
 class Cached:

@@ -6,7 +6,6 @@ captured there still write to. torch hands out 32 streams and then the same ones
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,12 +25,6 @@ def take_stream() -> torch.cuda.Stream:
 def give_stream(stream: torch.cuda.Stream) -> None:
     """The graphs that were captured on it are gone."""
     _free_streams.append(stream)
-
-
-@lru_cache
-def decoding_stream() -> torch.cuda.Stream:
-    """Where texts are decoded, one graph after the other."""
-    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 def usable() -> bool:

@@ -19,6 +19,7 @@ from harness.generate import sample_sets
 from harness.runspec import RunSpec
 from harness.samples import measure, training_text
 from harness.state import State
+from harness.strategies import Strategy, strategies
 
 
 def evaluate_now(spec: RunSpec, state: State, context: Context, validation: Encoded, order: Order) -> float:
@@ -27,7 +28,7 @@ def evaluate_now(spec: RunSpec, state: State, context: Context, validation: Enco
     improved = _target(result, spec) < (math.inf if state.best is None else _target(state.best, spec))
     drawn: list[dict[str, Any]] = []
     if improved and context.samples and context.samples["at_best"]:
-        drawn = _drawn(spec, state, context, "best", [1.0], context.samples["at_best"], state.step)
+        drawn = _drawn(spec, state, context, "best", [Strategy()], context.samples["at_best"], state.step)
     # From here on nothing takes time: the evaluation is either all there or not at all.
     state.since_evaluation, state.evaluated = 0, state.step
     state.stale = 0 if improved else state.stale + 1
@@ -71,7 +72,7 @@ def final_metrics(spec: RunSpec, state: State, context: Context) -> dict[str, fl
     drawn: list[dict[str, Any]] = []
     if context.samples and context.samples["texts"]:
         assert state.best_step is not None
-        drawn = _drawn(spec, state, context, "end", context.samples["temperatures"], context.samples["texts"], state.best_step)
+        drawn = _drawn(spec, state, context, "end", strategies(context.samples), context.samples["texts"], state.best_step)
     with state.timing("saving"):
         save_weights(state.best_weights, context.folder / "best.safetensors")
     flush_points(state, context)
@@ -124,17 +125,25 @@ def _against_floor(test: Evaluation, floor: Floor | None) -> dict[str, float | N
     }
 
 
-def _drawn(
-    spec: RunSpec, state: State, context: Context, at: str, temperatures: Sequence[float], n: int, step: int
-) -> list[dict[str, Any]]:
-    """Texts that the model writes and what they are like, as the fields of an event for each temperature; `step`: of its weights."""
-    with state.timing(f"sampling_{at}"):
+def _drawn(spec: RunSpec, state: State, context: Context, at: str, sets: Sequence[Strategy], n: int, step: int) -> list[dict[str, Any]]:
+    """Texts that the model writes and what they are like, as the fields of an event for each set; `step`: of its weights."""
+    part = f"sampling_{at}"
+    with state.timing(part):
         training, tokenizer = training_text(context.corpus, spec.train_texts), context.corpus.tokenizer
-        drawn = sample_sets(state.model, n, temperatures, seed=spec.seed, tokenizer=tokenizer, seq_len=spec.seq_len, pulse=context.pulse)
+        drawn = sample_sets(
+            state.model,
+            n,
+            sets,
+            seed=spec.seed,
+            tokenizer=tokenizer,
+            seq_len=spec.seq_len,
+            pulse=context.pulse,
+            captured=lambda seconds: state.moved(part, "capturing", seconds),
+        )
         events = []
-        for temperature, one in drawn.items():
+        for strategy, one in drawn.items():
             texts = [tokenizer.decode(ids) for ids in one.texts]
             ended = [len(ids) < spec.seq_len - 1 for ids in one.texts]
-            fields = {"at": at, "step": step, "tokens": state.tokens, "temperature": temperature, "texts": texts}
+            fields = {"at": at, "step": step, "tokens": state.tokens, **strategy.facts, "texts": texts}
             events.append(fields | measure(texts, ended, training) | {"entropy": one.entropy, "self_nll": one.self_nll})
         return events

@@ -24,8 +24,8 @@ OVERHEAD_S = 30.0
 MOST_RUNS = 100_000
 # Keys of a study that say nothing about what is run.
 COSMETIC = frozenset({"question", "hypothesis", "within", "report", "checkpoints", "analysis", "crew"})
-# Keys of `model` that studies didn't always have: at these values a study is what it was without them.
-LATER: Mapping[str, Any] = {"parametrization": "standard", "mup_base": None}
+# Keys that studies didn't always have: at these values a study is what it was without them.
+LATER: Mapping[str, Any] = {"model.parametrization": "standard", "model.mup_base": None, "samples.top_k": [], "samples.top_p": []}
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,10 @@ def total_runs(plan: Mapping[str, Any], chosen: Mapping[str, Mapping[str, Any]])
 def study_digest(study: Study) -> str:
     """Equal for two study files that would run the same."""
     plain = study.model_dump(mode="json")
-    plain["model"] = {k: v for k, v in plain["model"].items() if k not in LATER or v != LATER[k]}
+    for path, value in LATER.items():
+        block, key = path.split(".")
+        if plain[block][key] == value:
+            del plain[block][key]
     return digest({k: v for k, v in plain.items() if k not in COSMETIC})
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import PreflightError
-from harness.plan import COSMETIC, Plan
+from harness.plan import COSMETIC, LATER, Plan
 from harness.pricing import RungPlan
 from harness.record import Record
 from harness.spec import Study
@@ -54,7 +54,7 @@ def changes(record: Record, study: Study, fingerprint: str) -> list[str]:
     """What a study says otherwise than the recorded one: `key: old -> new`, and whether that means other runs."""
     if not record.study:
         return []
-    old, new = flat(record.study), flat(censored(study.model_dump(mode="json")))
+    old, new = {**LATER, **flat(record.study)}, flat(censored(study.model_dump(mode="json")))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     lines = [f"{key}: {old.get(key)} -> {new.get(key)}{_no_matter(key)}" for key in changed]
     before = record.data.get("fingerprint", fingerprint)

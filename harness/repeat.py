@@ -16,6 +16,7 @@ from harness.journal import Event
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.spec import Study
+from harness.strategies import cut_in_words
 from harness.writing import find
 
 # Two machines, or two plans on one, round differently; a stable run stays within this.
@@ -88,13 +89,12 @@ def _train(spec: RunSpec, corpus: Corpus, record: Record, key: str, folder: Path
     torch.set_num_threads(int(record.plan["threads"]))
     told: list[Event] = []
     is_trial = spec.stage == "search"
-    samples = {name: record.study["samples"][name] for name in ("temperatures", "texts", "at_best")}
     context = Context(
         corpus=corpus,
         emit=lambda event, fields: told.append({"event": event} | fields),
         device=device,
         folder=None if is_trial else folder,
-        samples=None if is_trial else samples,
+        samples=None if is_trial else record.study["samples"],
         micro_batches=record.started[key].get("micro_batches", 1),
     )
     if record.ended[key]["status"] == "pruned":
@@ -117,7 +117,8 @@ def _values(evaluations: list[Event], samples: list[Event], ended: Mapping[str, 
     for event in evaluations:
         values |= {f"step {event['step']} {name}": value for name, value in event.items() if name not in NOT_RESULTS}
     for event in samples:
-        values[f"{event['at']} {event['step']} at temperature {event['temperature']:g}"] = list(event["texts"])
+        cut = cut_in_words(event)
+        values[f"{event['at']} {event['step']} at temperature {event['temperature']:g}{cut and ', '}{cut}"] = list(event["texts"])
     # What isn't finite is null in the record.
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 

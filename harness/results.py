@@ -32,8 +32,8 @@ EVALUATION_COLUMNS = _columns(
     "val_bits_per_char nll_padded top1_padded best"
 )
 SAMPLE_COLUMNS = _columns(
-    "key stage rung n_params seed lr_source train_texts at step tokens temperature texts distinct_1 distinct_2 distinct_3 known_words "
-    "copied mean_length ended entropy memorised self_nll"
+    "key stage rung n_params seed lr_source train_texts at step tokens temperature top_k top_p texts distinct_1 distinct_2 distinct_3 "
+    "known_words copied mean_length ended entropy memorised self_nll"
 )
 SEARCH_COLUMNS = _columns(
     "rung family n_params lr lr_status reason trials completed pruned diverged failed best_lr best_val_loss fitted_lr fitted_low "
@@ -157,7 +157,9 @@ def _run_row(record: Record, key: str) -> dict[str, Any]:
     evaluations = record.evaluations[key]
     nll, top1 = (np.array([e[name] for e in evaluations if e["val_nll"] is not None], dtype=float) for name in ("val_nll", "val_top1"))
     tokens_per_param = row["train_tokens"] / row["n_params"] if row.get("train_tokens") else None
-    return row | {"pearson_nll_top1": pearson(nll, top1), "tokens_per_param": tokens_per_param, "planned_s": planned_s(record, key)}
+    capturing_s = (row.get("seconds") or {}).get("capturing", [None])[0]
+    row |= {"planned_s": planned_s(record, key), "capturing_s": capturing_s}
+    return row | {"pearson_nll_top1": pearson(nll, top1), "tokens_per_param": tokens_per_param}
 
 
 def _skipped_row(rung: Mapping[str, Any]) -> dict[str, Any]:

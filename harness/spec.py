@@ -208,9 +208,14 @@ class Samples(Block):
     """Texts that trained models write."""
 
     temperatures: Annotated[tuple[v.Positive, ...], v.SOME, unique("temperature")] = (0.01, 0.1, 0.5, 0.8, 1.0)
-    """Sampling temperatures at the end of a run, each > 0."""
+    """Sampling temperatures at the end of a run, each > 0. Tokens are drawn from all of the softmax."""
+    top_k: Annotated[tuple[v.Count, ...], v.SOME, unique("top_k")] = ()
+    """Further sets of texts at temperature 1, each drawn from so many of the likeliest tokens, >= 1."""
+    top_p: Annotated[tuple[v.Mass, ...], v.SOME, unique("top_p")] = ()
+    """Further sets at temperature 1, each drawn from the fewest likeliest tokens whose mass is at least so much, > 0 and <= 1 (nucleus
+    sampling)."""
     texts: v.SampleCount = 64
-    """Texts at each temperature, at most 10,000. 0: none."""
+    """Texts of each set, at most 10,000. 0: none."""
     at_best: v.SampleCount = 8
     """Texts at temperature 1 whenever validation NLL is the best so far, at most 10,000. 0: none."""
 

@@ -13,6 +13,7 @@ from harness import tracked_page
 from harness.journal import Event
 from harness.record import ENDED, still_selected
 from harness.runspec import digest
+from harness.strategies import CUTS
 from harness.tracked_run import (
     END_METRICS,
     EVALUATION_METRICS,
@@ -188,10 +189,11 @@ class Tracking:
         run = self._run_of(event)
         if run is None:
             return
-        where = [event["at"], event["step"], event["temperature"]]
-        texts = run.tables.setdefault("samples.json", Table(("at", "step", "temperature", "text")))
+        place = ("at", "step", "temperature", *CUTS)
+        where = [event.get(name) for name in place]
+        texts = run.tables.setdefault("samples.json", Table((*place, "text")))
         texts.rows.extend([*where, text] for text in event["texts"])
-        measures = run.tables.setdefault("sample_measures.json", Table(("at", "step", "temperature", *SAMPLE_MEASURES)))
+        measures = run.tables.setdefault("sample_measures.json", Table((*place, *SAMPLE_MEASURES)))
         measures.rows.append([*where, *(event.get(name) for name in SAMPLE_MEASURES)])
 
     def _on_run_ended(self, event: Event) -> None:

@@ -7,16 +7,17 @@ from harness import plugins
 from harness.checkpoint import load_weights
 from harness.data.corpus import prepare
 from harness.errors import DamageError, StudyError
-from harness.generate import sample
+from harness.generate import sample_sets
 from harness.invocation import JOURNAL
 from harness.journal import read
 from harness.record import Record
 from harness.runspec import RunSpec
 from harness.spec import Study
 from harness.state import build_model
+from harness.strategies import Strategy
 
 
-def write_texts(root: Path, run: str, n: int, temperature: float, seed: int) -> list[str]:
+def write_texts(root: Path, run: str, n: int, strategy: Strategy, seed: int) -> list[str]:
     """`n` texts by a run that is named by its key, the beginning of its key, or its name.
 
     Raises:
@@ -32,8 +33,8 @@ def write_texts(root: Path, run: str, n: int, temperature: float, seed: int) -> 
         raise DamageError(f"the data of run {run} has changed since it was trained; its tokenizer can't be rebuilt.")
     model = build_model(spec, dropout=0.0)
     model.load_state_dict(load_weights(weights))
-    drawn = sample(model, n, [temperature], seed=seed, tokenizer=corpus.tokenizer, seq_len=spec.seq_len)
-    return [corpus.tokenizer.decode(ids) for ids in drawn[temperature]]
+    drawn = sample_sets(model, n, [strategy], seed=seed, tokenizer=corpus.tokenizer, seq_len=spec.seq_len)
+    return [corpus.tokenizer.decode(ids) for ids in drawn[strategy].texts]
 
 
 def find(root: Path, run: str) -> tuple[Path, Record, str]:

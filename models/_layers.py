@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# An Apple GPU raises at every tensor of that kind.
+WITHOUT_FLOAT64 = ("mps",)
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -164,11 +167,18 @@ def head_fill(q: Tensor) -> int:
     return -q.shape[-1] % 4 if q.device.type == "cuda" and q.dtype == torch.float32 else 0
 
 
+def exact_device(device: torch.device) -> torch.device:
+    """Where float64 is computed for what lies on this device: there, or on the CPU."""
+    return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
 def rotary(length: int, d_head: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the position angles, each (length, d_head // 2). Su et al. 2021 (RoFormer), base 10,000."""
-    frequency = 10_000.0 ** (-torch.arange(0, d_head, 2, device=device, dtype=torch.float64) / d_head)
-    angle = torch.arange(length, device=device, dtype=torch.float64)[:, None] * frequency
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    exactly = exact_device(device)
+    frequency = 10_000.0 ** (-torch.arange(0, d_head, 2, device=exactly, dtype=torch.float64) / d_head)
+    angle = torch.arange(length, device=exactly, dtype=torch.float64)[:, None] * frequency
+    # Rounded where they are: no float64 reaches a device that has none.
+    return angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

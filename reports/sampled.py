@@ -1,10 +1,11 @@
-"""What sampled texts are like, as tables: by size and temperature, and as the best size learned."""
+"""What sampled texts are like, as tables: by size and how they were drawn, and as the best size learned."""
 
 from collections.abc import Iterator
 
 import pandas as pd
 
 from harness.results import Results
+from harness.strategies import CUTS, cut_in_words
 from reports.numbers import fixed, known, listed, short
 from reports.summary import Rung, best, chosen, rungs
 
@@ -33,16 +34,30 @@ def sets(results: Results) -> pd.DataFrame:
     return results.samples[results.samples["key"].isin(chosen(results)["key"])]
 
 
+def uncut(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of texts that were drawn from all of the softmax at a temperature."""
+    return rows[rows.reindex(columns=list(CUTS)).isna().all(axis=1)]
+
+
+def drawn_by(row: pd.Series) -> str:
+    """How a set was drawn: its cut, else its temperature."""
+    return cut_in_words({name: row.get(name) for name in CUTS}) or f"{row['temperature']:g}"
+
+
 def measures(results: Results) -> pd.DataFrame:
-    """Each measure at the end of training, a row per rung and temperature: means over runs at full precision, and how many runs."""
+    """Each measure at the end of training, a row per rung and strategy: means over runs at full precision, and how many runs.
+
+    Temperatures come first. Columns of cuts are there where a study has such sets.
+    """
     ends = sets(results)
     ends = ends[ends["at"] == "end"]
     if ends.empty:
         return pd.DataFrame()
     # A column that an old record doesn't hold is of None, not of numbers.
-    numeric = ends.assign(**{name: pd.to_numeric(ends[name]) for name in COLUMNS})
-    by = numeric.groupby(["n_params", "rung", "temperature"], sort=True)
-    return pd.concat([by["key"].nunique().rename("runs"), by[list(COLUMNS)].mean()], axis=1).reset_index()
+    numeric = ends.assign(**{name: pd.to_numeric(ends[name]) for name in (*COLUMNS, *CUTS)})
+    by = numeric.groupby(["n_params", "rung", "temperature", *(name for name in CUTS if numeric[name].notna().any())], dropna=False)
+    found = pd.concat([by["key"].nunique().rename("runs"), by[list(COLUMNS)].mean()], axis=1).reset_index()
+    return _in_order(found, "n_params", "rung")
 
 
 def course(results: Results) -> tuple[Rung | None, pd.DataFrame]:
@@ -58,7 +73,7 @@ def course(results: Results) -> tuple[Rung | None, pd.DataFrame]:
 
 def measures_table(found: pd.DataFrame) -> pd.DataFrame:
     """`measures` in words."""
-    return pd.DataFrame([{"Rung": row["rung"], "T": f"{row['temperature']:g}"} | dict(_cells(found, row)) for _, row in found.iterrows()])
+    return pd.DataFrame([{"Rung": row["rung"], "T": drawn_by(row)} | dict(_cells(found, row)) for _, row in found.iterrows()])
 
 
 def course_table(own: pd.DataFrame) -> pd.DataFrame:
@@ -77,6 +92,7 @@ def _cells(found: pd.DataFrame, row: pd.Series) -> Iterator[tuple[str, str]]:
 
 def effect(found: pd.DataFrame) -> str:
     """What temperature did, in a sentence: from the lowest to the highest that was sampled, means over sizes."""
+    found = uncut(found)
     if found.empty or found["temperature"].nunique() < 2:
         return ""
     by = found.groupby("temperature", sort=True)[list(TOLD)].mean()
@@ -91,7 +107,7 @@ def effect(found: pd.DataFrame) -> str:
 
 def calibration(results: Results, found: pd.DataFrame) -> str:
     """The best rung's NLL of its own texts at temperature 1 beside that of real ones, in a sentence."""
-    top = best(results)
+    top, found = best(results), uncut(found)
     own = found[(found["rung"] == top.name) & (found["temperature"] == 1)] if top and len(found) else found
     if top is None or top.nll is None or own.empty or not known(own["self_nll"].iloc[0]):
         return ""
@@ -100,13 +116,19 @@ def calibration(results: Results, found: pd.DataFrame) -> str:
 
 
 def ends_of(results: Results) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each rung that wrote texts, by size, with the sets of its lowest seed by temperature."""
+    """Each rung that wrote texts, by size, with the sets of its lowest seed, temperatures first."""
     ends = sets(results)
     ends = ends[ends["at"] == "end"]
     for rung in rungs(results):
         own = ends[ends["rung"] == rung.name]
         if len(own):
-            yield rung.name, own[own["seed"] == own["seed"].min()].sort_values("temperature")
+            yield rung.name, _in_order(own[own["seed"] == own["seed"].min()])
+
+
+def _in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
+    """By temperature, then by k, then by mass; `first`: columns that come before."""
+    cuts = [name for name in reversed(CUTS) if name in rows]
+    return rows.sort_values([*first, *cuts, "temperature"], na_position="first", ignore_index=True)
 
 
 def spread_out(own: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -13,8 +13,13 @@ LONGEST = 88
 SOFTMAX = (
     "At temperature T a token with logit z_i is drawn with probability p_i = exp(z_i / T) / Σ_j exp(z_j / T). T below 1 favours the "
     "likely tokens, towards only the likeliest at 0; T above 1 levels them, towards all alike. The entropy of that distribution, "
-    "H = Σ p_i ln(1 / p_i), never falls as T rises: dH/dT = Var(z) / T³, the variance being that of the logits under p. Tokens are drawn "
-    "from all of the distribution but start and unknown: none is cut off by rank (top-k) or by mass (top-p)."
+    "H = Σ p_i ln(1 / p_i), never falls as T rises: dH/dT = Var(z) / T³, the variance being that of the logits under p."
+)
+ALL = "Tokens are drawn from all of the distribution but start and unknown: none is cut off by rank (top-k) or by mass (top-p)."
+CUT = (
+    "Tokens are drawn from all of the distribution but start and unknown; in the sets named top-k or top-p from a part of it at T = 1: the "
+    "k likeliest tokens, or the fewest likeliest ones whose mass is at least p (Holtzman et al. 2019, arXiv:1904.09751), made to sum to 1 "
+    "again. Their entropy is that of the part."
 )
 MEASURED = (
     "Entropy is that of the distribution a token was drawn from, nats per token, mean over all drawn positions. Self-NLL is the model's "
@@ -30,7 +35,8 @@ def section(results: Results) -> Iterator[Block]:
         yield paragraph("No texts were sampled.")
         return
     found = sampled.measures(results)
-    said = (SOFTMAX, sampled.effect(found), sampled.calibration(results, found))
+    is_cut = len(sampled.uncut(found)) < len(found)
+    said = (SOFTMAX, CUT if is_cut else ALL, sampled.effect(found), sampled.calibration(results, found))
     yield paragraph(" ".join(sentence for sentence in said if sentence))
     if len(found):
         runs = int(found["runs"].max())
@@ -39,7 +45,8 @@ def section(results: Results) -> Iterator[Block]:
     yield paragraph(f"The first {TEXTS_A_CELL} texts of each set, not chosen by eye; the lowest seed of each rung.")
     for rung, ends in sampled.ends_of(results):
         yield Heading(rung, 2)
-        yield Samples("Temperature", tuple((f"{row['temperature']:g}", _first(row["texts"])) for _, row in ends.iterrows()))
+        label = "Temperature or cut" if is_cut else "Temperature"
+        yield Samples(label, tuple((sampled.drawn_by(row), _first(row["texts"])) for _, row in ends.iterrows()))
     yield from _learning(results)
 
 

@@ -13,7 +13,15 @@ def sentences(results: Results) -> str:
     plan, took = results.plan, results.invocations["seconds"].sum()
     estimate = duration(plan.get("estimated_s") or numbers.NAN)
     starts = plural(len(results.invocations), "start")
-    return f" It was estimated at {estimate}{_trust(plan)} and took {duration(took)} in {starts}.{at_equal_work(results)}"
+    return (
+        f" It was estimated at {estimate}{_trust(plan)} and took {duration(took)} in {starts}.{capturing(results)}{at_equal_work(results)}"
+    )
+
+
+def capturing(results: Results) -> str:
+    """What runs on a GPU spent on capturing their steps and their decoding; empty where that is nothing."""
+    seconds = float(results.runs["capturing_s"].sum())
+    return f" Of its runs' time {duration(seconds)} went into capturing kernels as graphs." if round(seconds) else ""
 
 
 def _trust(plan: Mapping[str, Any]) -> str:

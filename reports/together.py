@@ -9,6 +9,7 @@ from harness.analysis.correlation import correlate, fisher_interval, partial
 from harness.results import Results
 from reports import numbers
 from reports.numbers import NLL_DECIMALS, NOTHING, PERCENT_DECIMALS, count, fixed, known, listed, plus_minus, short, times_hundred
+from reports.sampled import uncut
 from reports.summary import at_chosen_rate, chosen, completed, interval
 from reports.summary import budgets as on_fewer_texts
 
@@ -65,7 +66,7 @@ def _budget_rows(groups: list[tuple[str, dict[str, str], pd.DataFrame]]) -> pd.D
 def sample_values(results: Results) -> pd.DataFrame:
     """A row a run at the chosen rate with its test NLL and the measures of its texts at the temperature nearest to 1."""
     runs = chosen(results)[["key", "rung", "n_params", "test_nll"]].dropna()
-    sets = results.samples[(results.samples["at"] == "end") & results.samples["key"].isin(runs["key"])]
+    sets = uncut(results.samples[(results.samples["at"] == "end") & results.samples["key"].isin(runs["key"])])
     if sets.empty:
         return pd.DataFrame()
     nearest = min(sets["temperature"].unique(), key=lambda t: (abs(t - TEMPERATURE), t))

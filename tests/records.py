@@ -152,7 +152,7 @@ class Study:
             val_bits_per_char=nll / 32,
         )
 
-    def samples(self, spec: RunSpec, at: str, step: int, temperature: float) -> None:
+    def samples(self, spec: RunSpec, at: str, step: int, temperature: float, **cut: Any) -> None:
         measures = {
             "distinct_1": 0.3,
             "distinct_2": 0.8,
@@ -165,7 +165,7 @@ class Study:
             "memorised": 0.4,
             "self_nll": 71.25,
         }
-        self.note("samples", key=spec.key, at=at, step=step, tokens=step * 1540, temperature=temperature, texts=AWKWARD, **measures)
+        self.note("samples", key=spec.key, at=at, step=step, tokens=step * 1540, temperature=temperature, **cut, texts=AWKWARD, **measures)
 
     def search(self, rung: str, rates: tuple[float, ...] = (1e-3, 3e-2, 3e-3, 3e-5), first: int = 0) -> None:
         ends = {3e-2: ("diverged", "the loss was not finite at step 212"), 3e-5: ("pruned", "behind the others")}

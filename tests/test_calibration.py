@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import calibration, environment, run
+from harness import calibrate, calibration, environment, run
 from harness.calibration import Calibration, Observation, keep, load, observations, planned_s, shape_of, weighted_median, work_of
 from harness.failpoints import VARIABLE
+from harness.generate import MAX_ROWS
 from harness.invocation import new_plan
 from harness.plan import Machine
 from harness.pricing import MARGIN, Cost, Work, work_s
 from harness.record import Record
+from models.decoder import Model
 from tests import inline, tiny, toy
 from tests.fakes import make_plan, make_study
 
@@ -117,6 +119,8 @@ def test_what_does_not_is_the_same(changes: dict[str, Any]) -> None:
 def test_other_texts_and_other_samples_are_other_shapes() -> None:
     spec = tiny.spec()
     assert shape_of(spec, 2 * MEAN_TOKENS, SAMPLES) != shape() != shape_of(spec, MEAN_TOKENS, SAMPLES | {"texts": 64})
+    none, cut = (shape_of(spec, MEAN_TOKENS, SAMPLES | {"top_k": top_k, "top_p": []}) for top_k in ([], [5]))
+    assert none == shape() != cut
 
 
 def test_too_few_runs_or_none_that_sampled_tell_no_price() -> None:
@@ -241,6 +245,20 @@ def test_where_batch_sizes_are_searched_a_plan_knows_what_each_takes(tmp_path: P
         size, work = selected["spec"]["batch_size"], work_of(record, key)
         expected = work.steps * (0.1 + 0.01 * size) + work.texts * 1e-3
         assert planned_s(record, key) == pytest.approx(MARGIN * expected)
+
+
+def test_the_memory_of_whole_texts_counts_though_few_tokens_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, corpus, caches = tiny.spec(), tiny.corpus(), list[tuple[int, int]]()
+    begin = Model.init_cache
+
+    def noted(self: Model, batch_size: int, length: int) -> Any:
+        caches.append((batch_size, length))
+        return begin(self, batch_size, length)
+
+    monkeypatch.setattr(Model, "init_cache", noted)
+    calibrate.measure(spec, corpus, {"texts": 300, "temperatures": [0.5, 1.0], "at_best": 2}, "cpu")
+    assert (MAX_ROWS, spec.seq_len) in caches and (2, spec.seq_len) in caches
+    assert min(spec.seq_len, calibrate.SHORT_SAMPLE) - 1 in {length for _, length in caches}
 
 
 def test_the_weighted_median() -> None:

@@ -8,9 +8,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness import captured, generate
+from harness import captured
 from harness import crew as crews
 from harness.captured import CrewStep, RunStep
+from harness.captured_decoding import DecodingStep
 from harness.data.filled import Size
 from harness.state import build_model, start
 from tests import tiny
@@ -69,9 +70,10 @@ def test_nor_does_a_step_of_a_crew(shape: dict[str, Any], monkeypatch: pytest.Mo
 
 
 @torch.no_grad()
-def test_nor_does_a_step_of_decoding() -> None:
+@pytest.mark.parametrize("n_rules", [1, 3])
+def test_nor_does_a_step_of_decoding(n_rules: int) -> None:
     model = build_model(tiny.spec()).to("meta").eval()
-    step = generate._Step(model, torch.ones(4), torch.rand(4, 9), tiny.corpus().tokenizer)
+    step = DecodingStep(model, (4, 9, 28, 0, 27, n_rules))
     with Watch() as watch:
-        step.make()
+        step.make(model)
     assert watch.count > 40 and not watch.on_host

@@ -1,7 +1,6 @@
 """Decoding: the same text whatever is drawn beside it, the right distribution, no forbidden token, ends that end."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,19 +9,14 @@ from torch import Tensor, nn
 
 from harness import generate
 from harness.data.corpus import Encoded
+from harness.draws import Rules, distribution, draw
 from harness.evaluate import evaluate
-from harness.generate import Drawn, distribution, draw, sample, sample_sets
+from harness.generate import Drawn, sample, sample_sets
 from harness.state import build_model
-from models import decoder
+from harness.strategies import Strategy
 from models.decoder import FAMILIES, Model
 from tests import tiny
-
-
-@dataclass(frozen=True)
-class Ids:
-    start: int = 28
-    end: int = 0
-    unk: int | None = 27
+from tests.decoding import Ids, at, peaked
 
 
 class Fixed(nn.Module):
@@ -41,11 +35,7 @@ class Fixed(nn.Module):
 
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> Model:
-    torch.manual_seed(0)
-    built = Model(decoder.solve(12_000, 29, 40, **vars(FAMILIES[request.param])), 29, 40, dropout=0.3)
-    # Peaked enough that temperature matters, and some texts end early.
-    built.head.weight.data *= 8
-    return built
+    return peaked(request.param)
 
 
 def test_a_text_depends_on_nothing_that_is_drawn_beside_it(model: Model) -> None:
@@ -86,49 +76,6 @@ def test_the_cache_and_the_full_pass_write_the_same_texts(model: Model) -> None:
     assert sample(Plain(), **given) == sample(model.double(), **given)
 
 
-def test_a_step_of_one_shape_for_all_positions_writes_the_same_texts(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a GPU replays it: the whole cache, rows kept to the end, a look only now and then."""
-    model = model.double()
-    given = {"n": 9, "temperatures": [0.0, 0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
-    grown = sample_sets(model, **given)
-    made: list[int] = []
-    plain = model.step_at
-    monkeypatch.setattr(model, "step_at", lambda *args: (made.append(1), plain(*args))[1])
-    monkeypatch.setattr(generate, "_decode", generate._decode_captured)
-    still = sample_sets(model, **given)
-    for temperature, drawn in grown.items():
-        assert still[temperature].texts == drawn.texts
-        assert still[temperature].entropy == pytest.approx(drawn.entropy, rel=1e-9)
-        assert still[temperature].self_nll == pytest.approx(drawn.self_nll, rel=1e-9)
-    longest = max(len(text) + 1 for drawn in grown.values() for text in drawn.texts)
-    assert len(made) == min(39, -(-longest // generate.LOOK_EVERY) * generate.LOOK_EVERY)
-
-
-def test_captured_decoding_leaves_the_settings_of_determinism_alone(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "_decode", generate._decode_captured)
-    for strictly in (False, True):
-        torch.use_deterministic_algorithms(True, warn_only=not strictly)
-        try:
-            sample(model, 1, [1.0], seed=0, tokenizer=Ids(), seq_len=4)
-            assert torch.are_deterministic_algorithms_enabled()
-            assert torch.is_deterministic_algorithms_warn_only_enabled() is not strictly
-        finally:
-            torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_writes_the_same_texts_by_replaying_one_step(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model.double().cuda()
-    given = {"n": 9, "temperatures": [0.0, 0.5, 1.0], "seed": 2, "tokenizer": Ids(), "seq_len": 40}
-    captures: list[object] = []
-    capture = generate.capture
-    monkeypatch.setattr(generate, "capture", lambda *args: captures.append(capture(*args)) or captures[-1])
-    replayed = sample(model, **given)
-    assert captures and None not in captures
-    assert replayed == sample(model.cpu(), **given)
-
-
 def test_temperature_zero_is_the_most_likely_token(model: Model) -> None:
     model.double().eval()
     (text,) = sample(model, 1, [0.0], seed=0, tokenizer=Ids(), seq_len=40)[0.0]
@@ -159,7 +106,7 @@ def test_draws_follow_the_softmax_at_the_temperature() -> None:
     logits_V, n = torch.tensor([0.3, -1.0, 1.2, -torch.inf, 0.0], dtype=torch.float64), 200_000
     uniform_R = (torch.arange(n, dtype=torch.float64) + 0.5) / n
     for temperature in (0.5, 1.0, 2.0):
-        p_RV = distribution(logits_V.expand(n, -1), torch.full((n,), temperature, dtype=torch.float64))
+        p_RV = distribution(logits_V.expand(n, -1), Rules.of(at(temperature) * n))
         drawn = draw(p_RV, uniform_R)
         share = torch.bincount(drawn, minlength=5) / n
         assert (share - torch.softmax(logits_V / temperature, 0)).abs().max() < 2 / n
@@ -168,18 +115,18 @@ def test_draws_follow_the_softmax_at_the_temperature() -> None:
 def test_the_ends_of_the_unit_interval_draw_possible_tokens() -> None:
     logits_RV = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]], dtype=torch.float64).expand(2, -1)
     uniform_R = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert draw(distribution(logits_RV, torch.ones(2, dtype=torch.float64)), uniform_R).tolist() == [1, 2]
+    assert draw(distribution(logits_RV, Rules.of(at(1.0, 1.0))), uniform_R).tolist() == [1, 2]
 
 
 def test_a_temperature_below_zero_is_refused_and_no_texts_are_none() -> None:
     model = Fixed(torch.zeros(29))
     with pytest.raises(ValueError, match="below 0"):
         sample(model, 1, [-0.1], seed=0, tokenizer=Ids(), seq_len=10)
-    assert sample_sets(model, 0, [1.0], seed=0, tokenizer=Ids(), seq_len=10) == {1.0: Drawn([], None, None)}
+    assert sample_sets(model, 0, at(1.0), seed=0, tokenizer=Ids(), seq_len=10) == {Strategy(): Drawn([], None, None)}
 
 
 def test_all_tokens_alike_have_the_entropy_of_their_number_whatever_the_temperature() -> None:
-    drawn = sample_sets(Fixed(torch.zeros(29)), 30, [0.1, 1.0, 5.0], seed=0, tokenizer=Ids(), seq_len=40)
+    drawn = sample_sets(Fixed(torch.zeros(29)), 30, at(0.1, 1.0, 5.0), seed=0, tokenizer=Ids(), seq_len=40)
     for one in drawn.values():
         positions = [min(len(text) + 1, 39) for text in one.texts]
         # Of 29 tokens start and unk are never drawn, but the model thinks that they could be.
@@ -191,19 +138,20 @@ def test_all_tokens_alike_have_the_entropy_of_their_number_whatever_the_temperat
 def test_entropy_is_that_of_the_softmax_at_the_temperature() -> None:
     logits_V = torch.linspace(-2, 3, 29)
     temperatures = (0.25, 1.0, 4.0)
-    drawn = sample_sets(Fixed(logits_V), 5, temperatures, seed=0, tokenizer=Ids(), seq_len=20)
+    drawn = sample_sets(Fixed(logits_V), 5, at(*temperatures), seed=0, tokenizer=Ids(), seq_len=20)
     z = logits_V[:27].double().numpy()
     for temperature in temperatures:
         weight = np.exp(z / temperature)
         p = weight / weight.sum()
-        assert drawn[temperature].entropy == pytest.approx(-(p * np.log(p)).sum(), rel=1e-12)
-    likeliest = sample_sets(Fixed(logits_V), 2, [0.0], seed=0, tokenizer=Ids(), seq_len=20)[0.0]
+        assert drawn[Strategy(temperature)].entropy == pytest.approx(-(p * np.log(p)).sum(), rel=1e-12)
+    likeliest = sample_sets(Fixed(logits_V), 2, at(0.0), seed=0, tokenizer=Ids(), seq_len=20)[Strategy(0.0)]
     assert likeliest.entropy == pytest.approx(0, abs=1e-12)
 
 
 def test_what_is_drawn_after_an_end_counts_for_nothing(model: Model) -> None:
     """The mean over texts that are drawn together, some long ended, is that of texts drawn each by itself."""
-    alone = [[sample_sets(model.double(), n, [0.9], seed=5, tokenizer=Ids(), seq_len=40)[0.9] for n in (k, k + 1)] for k in range(1, 9)]
+    given = {"strategies": at(0.9), "seed": 5, "tokenizer": Ids(), "seq_len": 40}
+    alone = [[sample_sets(model.double(), n, **given)[Strategy(0.9)] for n in (k, k + 1)] for k in range(1, 9)]
     forward = torch.no_grad()(model.eval().forward)
     for fewer, more in alone:
         (added,) = more.texts[len(fewer.texts) :]
@@ -221,10 +169,10 @@ def test_what_is_drawn_after_an_end_counts_for_nothing(model: Model) -> None:
 def test_self_nll_is_what_evaluation_gives_for_the_same_texts() -> None:
     corpus, trained = tiny.corpus(), build_model(tiny.spec()).eval()
     ids, seq_len = corpus.tokenizer, 30
-    for temperature, one in sample_sets(trained, 24, [0.5, 1.0], seed=1, tokenizer=ids, seq_len=seq_len).items():
+    for strategy, one in sample_sets(trained, 24, at(0.5, 1.0), seed=1, tokenizer=ids, seq_len=seq_len).items():
         rows = [[ids.start, *text, *([ids.end] if len(text) < seq_len - 1 else [])] for text in one.texts]
         # Some ended by themselves and some did not.
-        assert len({row[-1] == ids.end for row in rows}) == 2, temperature
+        assert len({row[-1] == ids.end for row in rows}) == 2, strategy
         offsets = np.cumsum([0, *map(len, rows)])
         encoded = Encoded(np.concatenate(rows), offsets, np.ones(24), np.zeros(24), [""] * 24)
         assert one.self_nll == pytest.approx(evaluate(trained, corpus, encoded).nll, rel=1e-5)

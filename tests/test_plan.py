@@ -294,13 +294,14 @@ def test_only_cosmetic_keys_leave_the_digest_of_a_study_alone(key: str) -> None:
     assert same == (key in COSMETIC) == (key in {"question", "hypothesis", "within", "report", "checkpoints", "analysis", "crew"})
 
 
-def test_a_study_that_says_nothing_of_parametrizations_is_the_one_it_was_before_there_were_two() -> None:
+def test_a_study_that_says_nothing_of_keys_that_came_later_is_the_one_it_was_before() -> None:
     study = make_study()
     plain = {key: value for key, value in study.model_dump(mode="json").items() if key not in COSMETIC}
-    del plain["model"]["parametrization"], plain["model"]["mup_base"]
+    del plain["model"]["parametrization"], plain["model"]["mup_base"], plain["samples"]["top_k"], plain["samples"]["top_p"]
     assert study_digest(study) == digest(plain)
     mup = make_study(model={"rungs": ["20k"], "parametrization": "mup", "mup_base": "20k"})
     assert study_digest(mup) != study_digest(make_study(model={"rungs": ["20k"]}))
+    assert study_digest(make_study(samples={"top_k": [5]})) != study_digest(study)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,11 @@ def recorded() -> Record:
 
 def test_changes_say_which_of_them_mean_other_runs() -> None:
     assert preflight.changes(recorded(), make_study(), "feedbeef") == []
+    # A record of before there were cuts.
+    old = recorded()
+    del old.study["samples"]["top_k"], old.study["samples"]["top_p"]
+    assert preflight.changes(old, make_study(), "feedbeef") == []
+    assert preflight.changes(old, make_study(samples={"top_k": [5]}), "feedbeef") == ["samples.top_k: [] -> [5]"]
     changed = preflight.changes(recorded(), make_study(question="why?", seeds=3), "deadbeef")
     assert changed == ["question: q -> why? (same runs)", "seeds: 2 -> 3", "the texts: feedbeef -> deadbeef (other runs)"]
 

@@ -71,7 +71,7 @@ class Writer:
                 "evaluation", key=spec.key, step=i * 3, tokens=i * 4500, epoch=i / 33, flops=1e9 * i, train_loss=2.0, best=i == 1, **values
             )
 
-    def sample(self, spec: RunSpec) -> None:
+    def sample(self, spec: RunSpec, **cut: Any) -> None:
         measures = {
             "distinct_1": 0.9,
             "distinct_2": None,
@@ -81,7 +81,7 @@ class Writer:
             "mean_length": 3.5,
             "ended": 1.0,
         }
-        self.note("samples", key=spec.key, at="end", step=6, tokens=9000, temperature=0.8, texts=["a, b", 'c "d"'], **measures)
+        self.note("samples", key=spec.key, at="end", step=6, tokens=9000, temperature=0.8, **cut, texts=["a, b", 'c "d"'], **measures)
 
     def end(self, spec: RunSpec, status: str = "completed", **fields: Any) -> None:
         ran = {"steps": 62, "epochs": 0.62, "train_tokens": 93_744, "unique_tokens": 93_744, "train_flops": 1.25e10, "best_step": 6}
@@ -261,6 +261,13 @@ def test_values_of_a_row(writer: Writer) -> None:
     assert found["pearson_nll_top1"] == pytest.approx(-1)
 
 
+def test_what_captures_took_is_a_column(writer: Writer) -> None:
+    writer.train(LADDER, seconds={"training": [2.5, 2.5], "capturing": [0.5, 0.25]})
+    writer.train(SECOND, seconds={"training": [3.0, 3.0]})
+    results = writer.results()
+    assert row(results, LADDER)["capturing_s"] == 0.5 and np.isnan(row(results, SECOND)["capturing_s"])
+
+
 def test_tables_beside_the_runs(writer: Writer) -> None:
     writer.train(LADDER)
     writer.sample(LADDER)
@@ -275,6 +282,14 @@ def test_tables_beside_the_runs(writer: Writer) -> None:
     assert results.invocations[["id", "seconds", "exit_code", "completed"]].iloc[0].tolist() == ["i1", 12.5, 0, 1]
     assert results.evaluations["best"].tolist() == [True, False, False] and results.evaluations["best"].dtype == bool
     assert results.evaluations["step"].tolist() == [3, 6, 9] and results.evaluations["rung"].unique().tolist() == ["20k"]
+
+
+def test_what_was_cut_off_when_texts_were_drawn_is_a_column(writer: Writer) -> None:
+    writer.train(LADDER)
+    for cut in ({}, {"top_k": 5}, {"top_p": 0.9}):
+        writer.sample(LADDER, **cut)
+    cuts = writer.results().samples[["top_k", "top_p"]]
+    np.testing.assert_array_equal(cuts.to_numpy(float), [[np.nan, np.nan], [5, np.nan], [np.nan, 0.9]])
 
 
 def test_an_invocation_that_was_killed_has_no_end(writer: Writer) -> None:

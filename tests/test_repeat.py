@@ -1,28 +1,32 @@
 """A run repeated from its record is the run that was recorded; one that is not is told with where it first differs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness import __main__ as verbs
+from harness import milestones
 from harness.errors import StudyError
 from harness.journal import encode, read
 from harness.record import Record
 from harness.repeat import repeat
 from tests import inline
 
+SAMPLES = {"texts": 2, "at_best": 1, "temperatures": [0.5, 1.0], "top_k": [3], "top_p": [0.5]}
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a study of seven runs has been carried out."""
     folder = tmp_path_factory.mktemp("root") / "mlruns"
-    inline.run(inline.prepared(search={"trials": 8, "batch": 4}), folder / "inline")
+    inline.run(inline.prepared(search={"trials": 8, "batch": 4}, samples=SAMPLES), folder / "inline")
     return folder
 
 
 @pytest.fixture(scope="module")
 def record(root: Path) -> Record:
-    return inline.run(inline.prepared(search={"trials": 8, "batch": 4}), root / "inline")
+    return inline.run(inline.prepared(search={"trials": 8, "batch": 4}, samples=SAMPLES), root / "inline")
 
 
 def test_every_run_of_a_study_comes_out_to_the_last_bit(root: Path, record: Record) -> None:
@@ -44,6 +48,22 @@ def test_a_change_of_the_code_is_found_where_it_first_shows(root: Path, record: 
     key = next(key for key, event in record.selected.items() if event["stage"] == "ladder")
     made = repeat(root, key)
     assert not made.is_same and made.same_weights is False and made.differences
+
+
+def test_texts_that_differ_are_named_by_how_they_were_drawn(root: Path, record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = next(key for key, event in record.selected.items() if event["stage"] == "ladder")
+    asked = milestones.strategies
+    monkeypatch.setattr(milestones, "strategies", lambda samples: asked(samples)[::-1])
+    assert repeat(root, key).is_same
+    drawn = milestones.sample_sets
+    monkeypatch.setattr(
+        milestones,
+        "sample_sets",
+        lambda *given, **more: {one: replace(sets, texts=[[1], [2]]) for one, sets in drawn(*given, **more).items()},
+    )
+    step = record.ended[key]["best_step"]
+    told = {one.what for one in repeat(root, key).differences if one.what.startswith("end ")}
+    assert told == {f"end {step} at temperature {how}" for how in ("0.5", "1", "1, top-k 3", "1, top-p 0.5")}
 
 
 def test_a_run_without_an_outcome_can_not_be_repeated(root: Path) -> None:

@@ -265,8 +265,16 @@ def test_a_run_writes_texts_by_its_key_or_name(finished: Path, capsys: pytest.Ca
         assert verbs.main(["sample", name, "--n", "3", "--temperature", ".8"]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] == said[2] and len(said[0].splitlines()) == 3
-    assert verbs.main(["sample", str(kept.name), "--n", "3", "--temperature", ".8", "--seed", "1"]) == 0
-    assert capsys.readouterr().out != said[0]
+    for other in (
+        ["--temperature", ".8", "--seed", "1"],
+        ["--temperature", ".8", "--top-k", "2"],
+        ["--temperature", ".8", "--top-p", ".2"],
+    ):
+        assert verbs.main(["sample", str(kept.name), "--n", "3", *other]) == 0
+        said.append(capsys.readouterr().out)
+    assert len(set(said)) == 4
+    assert verbs.main(["sample", str(kept.name), "--n", "3", "--temperature", ".8", "--top-k", "1000", "--top-p", "1"]) == 0
+    assert capsys.readouterr().out == said[0]
 
 
 def test_a_sample_equals_the_recorded_one(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -283,6 +291,8 @@ def test_a_sample_equals_the_recorded_one(finished: Path, capsys: pytest.Capture
         (["nobody"], 2, "no run 'nobody' under mlruns/"),
         (["small-search-t00-lr1e-3"], 2, "kept no weights"),
         (["small-all-s0-lr1e-3", "--temperature", "0"], 2, "--temperature must be above 0"),
+        (["small-all-s0-lr1e-3", "--top-k", "0"], 2, "sample: top_k 0 is below 1"),
+        (["small-all-s0-lr1e-3", "--top-p", "1.5"], 2, "sample: top_p 1.5 is not above 0 and at most 1"),
     ],
 )
 def test_what_can_not_be_sampled(finished: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.results import Results
 from reports import contents, exact, markdown, sampled
+from reports.figures import sample_quality
 from reports.summary import best, chosen
 from reports.together import sample_correlations
 from tests.synthetic import EVALUATIONS, STEPS, TEMPERATURES, synthetic_results
@@ -70,6 +71,38 @@ def test_an_old_record_is_reported_without_the_measures_that_it_lacks() -> None:
         read = json.loads(exact.render(results))["samples"]
         assert len(read["measures"]) == 4 * len(TEMPERATURES) and len(read["course"]) == EVALUATIONS
         assert (read["measures"][0]["entropy"] is not None) == there and "texts" not in read["course"][0]
+
+
+def with_cuts(results: Results) -> Results:
+    """With two further sets at the end of each run, unlike any at a temperature."""
+    plain = results.samples[(results.samples["at"] == "end") & (results.samples["temperature"] == 1)]
+    cut = [plain.assign(top_k=5, entropy=0.123, texts=[["cut by rank"]] * len(plain)), plain.assign(top_p=0.9, entropy=0.456)]
+    return replace(results, samples=pd.concat([*cut, results.samples], ignore_index=True))
+
+
+def test_cuts_are_rows_of_their_own_by_name_and_stand_in_no_temperatures_numbers() -> None:
+    results = with_cuts(RESULTS)
+    found, before = sampled.measures(results), sampled.measures(RESULTS)
+    assert not {"top_k", "top_p"} & set(before) and len(found) == len(before) + 2 * 4
+    pd.testing.assert_frame_equal(sampled.uncut(found)[list(before)].reset_index(drop=True), before)
+    table = sampled.measures_table(found)
+    assert list(table["T"]) == [*(f"{t:g}" for t in TEMPERATURES), "top-k 5", "top-p 0.9"] * 4
+    assert list(table["Entropy"][-2:]) == ["0.12", "0.46"]
+    for tell in (sampled.effect, lambda rows: sampled.calibration(results, rows)):
+        assert tell(found) == tell(before) != ""
+    pd.testing.assert_frame_equal(sample_correlations(results), sample_correlations(RESULTS))
+    pd.testing.assert_frame_equal(sample_quality.prepare(results), sample_quality.prepare(RESULTS))
+
+
+def test_the_report_shows_the_texts_of_cuts_after_those_of_temperatures_and_says_how_they_were_drawn() -> None:
+    text, plain = (markdown.render(contents.build(results, [], [])) for results in (with_cuts(RESULTS), RESULTS))
+    assert "Holtzman" in text and "| top-k 5 |" in text and "cut by rank" in text and "none is cut off" not in text
+    assert "Holtzman" not in plain and "none is cut off by rank" in plain and "top-k 5" not in plain
+    for _, ends in sampled.ends_of(with_cuts(RESULTS)):
+        assert [sampled.drawn_by(row) for _, row in ends.iterrows()] == [*(f"{t:g}" for t in TEMPERATURES), "top-k 5", "top-p 0.9"]
+    rows = json.loads(exact.render(with_cuts(RESULTS)))["samples"]["measures"]
+    assert [(row["top_k"], row["top_p"]) for row in rows[4:7]] == [(None, None), (5, None), (None, 0.9)]
+    assert "top_k" not in json.loads(exact.render(RESULTS))["samples"]["measures"][0]
 
 
 def test_a_study_without_samples_says_so() -> None:

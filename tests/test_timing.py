@@ -38,6 +38,15 @@ def test_prices_are_judged_by_the_work_that_was_done(results: Results) -> None:
     assert timing.at_equal_work(results) == ""
 
 
+def test_captures_are_shown_where_there_were_some(results: Results) -> None:
+    runs = results.runs.copy()
+    runs["capturing_s"] = 0.0
+    assert "captur" not in timing.sentences(results) + timing.sentences(replace(results, runs=runs))
+    runs.loc[runs.index[:2], "capturing_s"] = (61.0, 14.0)
+    said = " It was estimated at 14:10 by a few steps of every size and took 14:38 in 2 starts. Of its runs' time 1:15 went into capturing "
+    assert timing.sentences(replace(results, runs=runs)) == said + "kernels as graphs."
+
+
 def test_trust_in_words() -> None:
     assert trust(0, None) == "by a few steps of every rung (no run has ended here yet)"
     assert trust(1, None) == "(calibrated here, 1 run)"

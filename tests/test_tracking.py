@@ -142,8 +142,8 @@ def test_files_of_a_run(small: Path) -> None:
     points = pd.read_parquet(folder / "points.parquet")
     assert list(points["step"]) == list(range(1, 41)) and points["grad_norm"].isna().sum() == 1
     samples = json.loads((folder / "samples.json").read_text())
-    assert samples["columns"] == ["at", "step", "temperature", "text"]
-    assert [row[3] for row in samples["data"][:6]] == AWKWARD and {row[0] for row in samples["data"]} == {"best", "end"}
+    assert samples["columns"] == ["at", "step", "temperature", "top_k", "top_p", "text"]
+    assert [row[5] for row in samples["data"][:6]] == AWKWARD and {row[0] for row in samples["data"]} == {"best", "end"}
     assert (folder / "best.safetensors").read_bytes() == b"weights"
     assert not (artifacts(by_name(small)["20k-search-t00-lr1e-3"]) / "best.safetensors").exists()
 
@@ -231,6 +231,24 @@ def test_cut_anywhere_and_repeated_is_the_same(root: Path, empty_store: Path, tm
         (again if k % 2 else projection(root)).sync()
         assert contents(root) == whole, f"cut at call {k} of {total}"
         assert set(wire.logged.values()) == {1}, f"a step was written twice, cut at call {k} of {total}"
+
+
+def test_tables_of_texts_say_what_was_cut_off(root: Path) -> None:
+    study = Study(root / "scaling", steps=40, evaluations=4)
+    study.begin("a")
+    study.plan()
+    spec = study.spec("20k", "ladder", 3e-3, 0)
+    study.run(spec, None)
+    study.samples(spec, "end", 40, 1.0, top_k=5)
+    study.samples(spec, "end", 40, 1.0, top_p=0.9)
+    fold = Tracking("scaling")
+    for event in read(study.journal.path):
+        fold.add(event)
+    for table in (fold.runs[spec.key].tables[name] for name in ("samples.json", "sample_measures.json")):
+        cuts = [row[2:5] for row in table.rows if row[0] == "end"]
+        assert table.columns[:5] == ("at", "step", "temperature", "top_k", "top_p")
+        assert cuts[0] == [1.0, 5, None] and cuts[-1] == [1.0, None, 0.9]
+        assert all(row[3:5] == [None, None] for row in table.rows if row[0] == "best")
 
 
 def test_batches_that_end_anywhere_give_the_same(small: Path, root: Path) -> None:

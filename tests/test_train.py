@@ -181,6 +181,18 @@ def test_a_kept_run_samples_at_each_best_and_at_each_temperature(tmp_path: Path)
     assert drawn[-2]["entropy"] < drawn[-1]["entropy"]
 
 
+def test_a_cut_is_a_set_of_its_own_and_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    sets: dict[str, Any] = {"at_best": 0, "texts": 3, "temperatures": [0.5, 1.0]}
+    told = [
+        tiny.run(tiny.spec(), folder=tmp_path / str(len(more)), samples=sets | more)[1] for more in ({}, {"top_k": [2], "top_p": [0.3]})
+    ]
+    plain, cut = ([fields for kind, fields in events if kind == "samples"] for events in told)
+    assert [fields["texts"] for fields in cut[:2]] == [fields["texts"] for fields in plain]
+    assert [set(fields) & {"top_k", "top_p"} for fields in cut] == [set(), set(), {"top_k"}, {"top_p"}]
+    assert [(fields["temperature"], fields.get("top_k"), fields.get("top_p")) for fields in cut[2:]] == [(1.0, 2, None), (1.0, None, 0.3)]
+    assert len({str(fields["texts"]) for fields in cut}) == 4
+
+
 def test_padding_can_be_learned_and_real_tokens_are_scored_beside_it(tmp_path: Path) -> None:
     learned, events = tiny.run(tiny.spec(padding="learn", steps=40, evaluate_at=(40,)), folder=tmp_path)
     ignored, _ = tiny.run(tiny.spec(steps=40, evaluate_at=(40,)), folder=tmp_path / "other")

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from harness.results import Results
 from reports import style
+from reports.sampled import uncut
 from reports.summary import chosen
 
 TITLE = "Sampled texts against temperature"
@@ -29,7 +30,7 @@ LEAST_SHARE = 1.0
 
 def prepare(results: Results) -> pd.DataFrame:
     """Means over seeds, a row per rung, temperature and measure; old records lack some measures."""
-    sets = results.samples[(results.samples["at"] == "end") & results.samples["key"].isin(chosen(results)["key"])]
+    sets = uncut(results.samples[(results.samples["at"] == "end") & results.samples["key"].isin(chosen(results)["key"])])
     long = sets.melt(["rung", "n_params", "temperature", "key"], list(MEASURES), "measure").dropna(subset=["value"])
     long["value"] = pd.to_numeric(long["value"])
     if (long["measure"] == "memorised").any():
