@@ -69,7 +69,7 @@ LEAST_TEXTS = 4_300
 COMMANDS = {"study-assignment": "study --assignment --force", "study-assignment-cuda": "study --assignment"}
 STUDY_PARTS = {
     "training": "training", "evaluation": "evaluation", "sampling_best": "samples at a new best", "sampling_end": "samples at the end",
-    "capturing": "captures of steps (on a GPU)",
+    "capturing": "captures (on a GPU)",
     "saving": "checkpoints and weights", "planning": "planning (the start of the workers that measure included)", "record": "record",
     "calibration": "calibration", "tracking": "tracking", "reporting": "results and report", "data": "data", "start": "start of the driver",
     "rest": "the rest: start of workers and of runs, waiting",

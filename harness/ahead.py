@@ -25,8 +25,6 @@ from harness.stepping import MOST_UNREAD, Told
 AHEAD = 256
 # Captured steps that wait for another run of their shape; each holds weights, moments and what its graphs work on.
 KEPT = 4
-# None of them does where less than this share of the device's memory is free: a crew may take 60 % of it (`crew_sizes`).
-FREE_SHARE = 0.6
 # What runs may differ in that share a captured step.
 OWN = frozenset(
     {"stage", "rung", "family", "lr", "seed", "trial", "search", "lr_source", "lr_status", "steps", "evaluate_at", "eval_texts", "patience"}
@@ -151,12 +149,11 @@ def make_room() -> None:
 
 
 def is_short(device: str) -> bool:
-    """Whether a device has little memory left for a step that is new. What graphs work on counts as used while they wait."""
+    """Whether a device has less memory left than this process holds, what waiting graphs work on included: a new step may be as large."""
     if torch.device(device).type != "cuda":
         return False
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
-    return free < FREE_SHARE * total
+    return torch.cuda.mem_get_info()[0] < torch.cuda.memory_reserved()
 
 
 def _new(specs: Sequence[RunSpec], states: Sequence[State], ids: Tensor, n_texts: int, device: str) -> CapturedStep:

@@ -5,7 +5,6 @@ that it always had.
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from harness.ahead import make_room
 from harness.calibrate import endless, settled_s, silent, step_s
 from harness.crew import together
 from harness.data.corpus import Corpus
-from harness.pricing import Cost
+from harness.pricing import Cost, trains_apart
 from harness.runspec import RunSpec
 from harness.spec import Study
 from harness.together import stepper_of
@@ -37,7 +36,8 @@ def with_crews(study: Study, probes: Mapping[str, RunSpec], costs: Mapping[str, 
     Args:
         probes: a run of each rung. pool: idle workers on the device.
     """
-    most = max(study.search.batch if study.search.trials else 1, study.seeds + 1)
+    searches = study.search.trials > 0
+    most = study.seeds if trains_apart(study) else max(study.search.batch if searches else 1, study.seeds + 1)
     can = {rung for rung, spec in probes.items() if together([spec, spec])}
     if study.crew != "auto":
         most = min(most, study.crew)
@@ -45,17 +45,24 @@ def with_crews(study: Study, probes: Mapping[str, RunSpec], costs: Mapping[str, 
         most = 1
     else:
         # So many runs there are at a time that each device has some.
-        at_a_time = most * (1 if study.search.order == "in_turn" else len(can))
-        most = min(most, math.ceil(at_a_time / pool.size))
+        in_turn = searches and (study.search.order == "in_turn" or study.search.transfer == "predict")
+        at_a_time = most * (1 if in_turn else len(can))
+        most = min(most, max(1, at_a_time // pool.size))
     found = {rung: replace(cost, crew=most if rung in can else 1) for rung, cost in costs.items()}
     if device == "cpu" or most == 1:
         # There a crew takes as long as its runs one after the other.
         return found
     for rung in sorted(can, key=lambda rung: -costs[rung].step_s):
-        seconds = _asked(Task("crew", tuple(replace(probes[rung], trial=k, seed=k) for k in range(most))), pool)
-        size = most if study.crew != "auto" else best_size(seconds) if seconds else 1
-        one = replace(costs[rung], crew=size, crew_step_s=tuple(sorted(seconds.items())))
-        found[rung] = one.of_crew(size)
+        seconds, why = _asked(Task("crew", tuple(replace(probes[rung], trial=k, seed=k) for k in range(most))), pool)
+        if not seconds:
+            log.warning("Crews of %s can't be measured (%s): its runs train one by one.", rung, why)
+            found[rung] = replace(costs[rung], crew=1)
+            continue
+        size = best_size(seconds) if study.crew == "auto" else most
+        # Runs by themselves that have ended know more than a few steps do.
+        scale = costs[rung].step_s / seconds[1] if costs[rung].runs else 1.0
+        pairs = tuple((n, scale * share_s) for n, share_s in sorted(seconds.items()))
+        found[rung] = replace(costs[rung], crew=size, crew_step_s=pairs).of_crew(size)
     return found
 
 
@@ -64,18 +71,20 @@ def as_they_were(cost: Cost, known: Cost | None) -> Cost:
     if known is None:
         return cost
     pairs = tuple((size, seconds * known.step_s / cost.step_s) for size, seconds in cost.crew_step_s)
+    # Trials write no texts, and may be all that were in crews of this size.
+    end_s, best_s = (cost.margin * one for one in (cost.sample_end_s, cost.sample_best_s))
+    known = replace(known, sample_end_s=known.sample_end_s or end_s, sample_best_s=known.sample_best_s or best_s)
     return replace(known, crew=cost.crew, crew_step_s=pairs, process_bytes=cost.process_bytes, text_step_s=cost.text_step_s)
 
 
-def _asked(task: Task, pool: Pool) -> dict[int, float]:
-    """Seconds of a step a run by size of the crew; none where they can't be measured, which is said: runs by themselves may still do."""
+def _asked(task: Task, pool: Pool) -> tuple[dict[int, float], str]:
+    """Seconds of a step a run by size of the crew, that of one among them; or none, and why."""
     pool.submit(task)
     while True:
         for message in pool.poll(1.0):
             if message.kind == "error":
-                log.warning("Crews of %s can't be measured (%s): its runs train one by one.", task.specs[0].rung, message.fields["reason"])
-                return {}
-            return {int(size): float(seconds) for size, seconds in message.fields["step_s"]}
+                return {}, message.fields["reason"]
+            return {int(size): float(seconds) for size, seconds in message.fields["step_s"]}, "there is too little memory"
 
 
 def best_size(seconds: Mapping[int, float]) -> int:

@@ -131,11 +131,11 @@ def new_plan(prepared: Prepared, machine: Machine, pool: Pool, known: Calibratio
     stages = Stages(prepared.study, _uncosted(prepared, machine), prepared.size)
     probes = {rung.rung: stages.probe(rung) for rung in stages.plan.rungs}
     costs = with_crews(prepared.study, probes, calibrate(prepared, machine, pool, known), machine.device, pool)
-    size, samples = prepared.size, prepared.study.samples.model_dump(mode="json")
+    mean_tokens, samples = prepared.size.mean_tokens, prepared.study.samples.model_dump(mode="json")
     for rung, cost in costs.items():
         if cost.crew > 1:
-            in_crews = known.cost(calibration.shape_of(probes[rung], size.mean_tokens, samples, cost.crew), size.mean_tokens, samples)
-            costs[rung] = as_they_were(cost, in_crews)
+            in_crews = calibration.shape_of(probes[rung], mean_tokens, samples, cost.crew)
+            costs[rung] = as_they_were(cost, known.cost(in_crews, mean_tokens, {"texts": 0, "at_best": 0}))
     plan = make(prepared.study, prepared.rungs, prepared.size, costs, machine, within_s(prepared.study, machine))
     return replace(plan, calibrated_runs=known.runs, spread=known.spread)
 
@@ -200,7 +200,7 @@ def calibrate(prepared: Prepared, machine: Machine, pool: Pool, known: Calibrati
     process_bytes = max((cost.process_bytes for cost in costs.values()), default=0)
     if missing:
         measured = _measure([stages.probe(rung) for rung in missing], pool)
-        # A process never shrinks, so that only the peak of the first, the largest, is its own.
+        # A process's peak never shrinks: only that of the first, the largest, is its own.
         largest = missing[0]
         process_bytes = max(process_bytes, measured[largest.rung].process_bytes - largest.memory_bytes)
         costs |= {rung: replace(cost, margin=known.margin) for rung, cost in measured.items()}

@@ -58,9 +58,17 @@ class Cost:
     crew_step_s: Sequence[tuple[int, float]] = ()
 
     def of_crew(self, runs: int) -> "Cost":
-        """The price of each of so many runs that can be together: that of the largest crew measured which they fill."""
-        filled = [one for one in self.crew_step_s if one[0] <= min(runs, self.crew)]
-        return replace(self, step_s=max(filled)[1]) if filled else self
+        """The price of one of so many runs that can be together, on average over the crews that they form."""
+        if not self.crew_step_s:
+            return self
+        parts = math.ceil(runs / self.crew)
+        sizes = [runs // parts + (part < runs % parts) for part in range(parts)]
+        return replace(self, step_s=sum(size * self._share_s(size) for size in sizes) / runs)
+
+    def _share_s(self, size: int) -> float:
+        """Seconds of a step a run in a crew of this size, as in the largest measured that is no larger."""
+        fitting = [one for one in self.crew_step_s if one[0] <= size]
+        return max(fitting)[1] if fitting else min(self.crew_step_s)[1]
 
     def of_batch(self, texts: int, own: int) -> "Cost":
         """The price at another batch size than its own: a line through what was measured, and no less than the texts' share."""
@@ -172,6 +180,11 @@ def batch_sizes(study: Study) -> tuple[int, ...]:
     return () if dimension is None else tuple(sorted(int(choice) for choice in dimension.choices))
 
 
+def trains_apart(study: Study) -> bool:
+    """Whether trials differ in what runs of one crew have in common."""
+    return study.search.trials > 0 and not {"train.batch_size", "train.dropout"}.isdisjoint(study.search.space)
+
+
 def steps_of_batch(study: Study, steps: int, texts: int) -> int:
     """Steps of a budget that is given at the study's own batch size, at another: it has as many tokens."""
     return steps if texts == study.train.batch_size else max(1, round(steps * study.train.batch_size / texts))
@@ -188,7 +201,9 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
     tokens = round(steps * step_tokens(study, size))
     per_token = _flops_per_token(rung, size)
     defaults = 1 if study.search.trials else 0
-    of_trials, of_kept = cost.of_crew(study.search.batch), cost.of_crew(study.seeds + defaults)
+    apart = trains_apart(study)
+    of_trials = cost.of_crew(1 if apart else max(1, min(study.search.batch, trials)))
+    of_kept = cost.of_crew(study.seeds * (1 + len(further)) + (0 if apart else defaults))
     ladder_runs = study.seeds * (1 + len(further)) + defaults
     own = study.train.batch_size
     searched = batch_sizes(study) or (own,)
@@ -223,7 +238,7 @@ def price(study: Study, rung: Rung, size: DataSize, cost: Cost, cut: int, trials
         six_nd=6.0 * counts.n_params * tokens,
         runs=trials + ladder_runs,
         trials=trials,
-        step_s=cost.step_s,
+        step_s=of_kept.step_s,
         estimated_s=estimated,
         run_s=ladder_s[0],
         cost=asdict(cost) | {"crew_step_s": [list(pair) for pair in cost.crew_step_s]},

@@ -13,6 +13,8 @@ from harness.journal import Event
 
 # Statuses after which a run is not trained again.
 ENDED = frozenset({"completed", "pruned", "diverged"})
+# What may change where a run goes on.
+HOW = ("micro_batches", "crew", "crew_parts")
 
 
 @dataclass
@@ -99,6 +101,9 @@ class Record:
     def _on_run_resumed(self, event: Event) -> None:
         """What came after the checkpoint will come again."""
         key, known = event["key"], event["events"]
+        if key in self.started:
+            # How it is trained from here on: in other company, or in other parts, where there was too little memory.
+            self.started[key] = {k: v for k, v in self.started[key].items() if k not in HOW} | {k: event[k] for k in HOW if k in event}
         self.ended.pop(key, None)
         for events in (self.evaluations[key], self.samples[key]):
             events[:] = [e for e in events if e["index"] < known]

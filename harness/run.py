@@ -191,7 +191,7 @@ def _carry_out(options: argparse.Namespace, prepared: Prepared, machine: Machine
                 # Not earlier: loading MLflow would take time from what is being measured.
                 projection = live = Live(journal.path, ROOT, console.warn)
                 at_end.callback(lambda: _finish_tracking(live, folder / "report", executor))
-            console.say(f" workers keep freed memory: {' '.join(f'{name}={value}' for name, value in facts['allocator'].items())}")
+            console.say(f" allocator of the workers: {' '.join(f'{name}={value}' for name, value in facts['allocator'].items())}")
             console.resumed(plan, record)
             with console.showing(plan, record), stopping_on_signals(executor) as stopped:
                 executor.run(Stages(prepared.study, plan, prepared.size))

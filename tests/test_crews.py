@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness import crew as crew_module
+from harness.calibration import crew_of
 from harness.crew_sizes import as_they_were, best_size, measure_crews, with_crews
 from harness.crews import Saved, crews, going_on
 from harness.invocation import JOURNAL
@@ -75,7 +76,7 @@ def test_a_crew_that_fails_is_tried_again_then_alone_and_halved_for_want_of_memo
     assert names(tries.crew_failed(SPECS, "", 5)) == [[0, 1, 2, 3, 4]]
     assert names(tries.crew_failed(SPECS, "", 5)) == [[0], [1], [2], [3], [4]]
     assert tries.crew_of(SPECS[0], 5) == 5
-    # Cut by the new size before it begins, as a later start does.
+    # Cut by the new size before it begins.
     assert names(tries.crew_failed(SPECS, "memory", 5)) == [[0, 1, 2, 3, 4]]
     assert tries.crew_of(SPECS[0], 5) == 2
     # Two that were left of a larger crew and don't fit either: a half of its size would be the same two.
@@ -84,6 +85,15 @@ def test_a_crew_that_fails_is_tried_again_then_alone_and_halved_for_want_of_memo
     assert few.crew_of(SPECS[0], 5) == 1
     started = [{"n": 0, "time": 0.0, "event": "run_started", "key": "k", "spec": SPECS[0].to_dict(), "crew_parts": 2}]
     assert Tries.after(Record.of(started), retry=False).crew_of(SPECS[0], 5) == 2
+    # It goes on from its checkpoint in a smaller crew: neither the size nor the company is that of its start.
+    resumed = [
+        {**started[0], "crew_parts": 1, "crew": list("abcdefgh")},
+        {**started[0], "n": 1, "event": "run_resumed", "step": 5, "events": 0, "crew_parts": 4, "crew": ["k", "b"]},
+    ]
+    record = Record.of(resumed)
+    assert Tries.after(record, retry=False).crew_of(SPECS[0], 8) == 2 and crew_of(record, "k") == 2
+    del resumed[1]["crew"]
+    assert crew_of(Record.of(resumed), "k") == 1
     # A batch that goes through in parts does so by itself.
     tries.failed(SPECS[0], "memory")
     assert tries.crew_of(SPECS[0], 5) == 1
@@ -203,22 +213,47 @@ def test_crews_are_measured_where_a_device_may_be_left_idle() -> None:
     # What runs took so far, in whatever company, is no measure of one by itself.
     cost = with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(0.1, 1.0)}, "cuda", pool)["tiny"]
     assert (cost.crew, cost.step_s, len(pool.told[0].specs)) == (4, 0.31, 6)
-    assert [cost.of_crew(n).step_s for n in (1, 2, 3, 4, 6)] == [1.0, 0.6, 0.6, 0.31, 0.31]
+    assert [cost.of_crew(n).step_s for n in (1, 2, 3, 4, 6)] == pytest.approx([1.0, 0.6, 0.6, 0.31, 0.6])
+    # Nine are three crews of three, five are three and two.
+    assert cost.of_crew(9).step_s == cost.of_crew(5).step_s == pytest.approx(0.6)
+    # Runs by themselves that have ended know more than a few steps do.
+    ended = with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(1.5, 1.0, margin=1.0, runs=9)}, "cuda", pool)["tiny"]
+    assert (ended.step_s, ended.of_crew(1).step_s, ended.margin) == (pytest.approx(1.5 * 0.31), pytest.approx(1.5), 1.0)
     given = with_crews(make_study(crew=2, search={"batch": 6}), {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"]
-    assert (given.crew, given.step_s, len(pool.told[1].specs)) == (2, 0.6, 2)
+    assert (given.crew, given.step_s, len(pool.told[2].specs)) == (2, 0.6, 2)
 
 
 def test_no_crew_leaves_a_device_without_work() -> None:
     study, pool = make_study(search={"trials": 4, "batch": 4}, seeds=3), Answering(size=4)
     with_crews(study, {"tiny": SPECS[0], "other": SPECS[1]}, {"tiny": Cost(1.0, 1.0), "other": Cost(1.0, 1.0)}, "cuda", pool)
     assert [len(task.specs) for task in pool.told] == [2, 2]
+    in_turn = make_study(search={"trials": 4, "batch": 4, "transfer": "predict", "transfer_from": 2}, seeds=3)
+    with_crews(in_turn, {"tiny": SPECS[0], "other": SPECS[1]}, {"tiny": Cost(1.0, 1.0), "other": Cost(1.0, 1.0)}, "cuda", pool)
+    assert len(pool.told) == 2
+    three = Answering(size=3)
+    with_crews(study, {"tiny": SPECS[0], "other": SPECS[1]}, {"tiny": Cost(1.0, 1.0), "other": Cost(1.0, 1.0)}, "cuda", three)
+    assert [len(task.specs) for task in three.told] == [2, 2]
     assert with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"].crew == 1 and len(pool.told) == 2
 
 
-def test_crews_that_cannot_be_measured_are_said_and_their_runs_train_one_by_one(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("crew", ["auto", 3])
+def test_crews_that_cannot_be_measured_are_said_and_their_runs_train_one_by_one(crew: Any, caplog: pytest.LogCaptureFixture) -> None:
     pool = Answering(error="RuntimeError: the worker was killed")
-    cost = with_crews(make_study(), {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"]
+    cost = with_crews(make_study(crew=crew), {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"]
     assert (cost.crew, cost.step_s) == (1, 1.0) and "worker was killed" in caplog.text
+
+
+def test_trials_that_differ_in_what_a_crew_shares_are_priced_by_themselves() -> None:
+    space = {"train.batch_size": {"choices": [8, 16]}}
+    study = make_study(search={"trials": 6, "batch": 6, "pruner": "none", "space": space, "extend": 0}, seeds=2)
+    pool = Answering()
+    assert with_crews(study, {"tiny": SPECS[0]}, {"tiny": Cost(1.0, 1.0)}, "cuda", pool)["tiny"].crew == 2
+    rungs = [rung.rung for rung in make_plan(study).rungs]
+    in_pairs = make_plan(study, costs={rung: Cost(0.6, 0.001, crew=2, crew_step_s=((1, 1.0), (2, 0.6))) for rung in rungs})
+    alone = make_plan(study, costs={rung: Cost(1.0, 0.001) for rung in rungs})
+    for pairs, one in zip(in_pairs.rungs, alone.rungs, strict=True):
+        # Two seeds, at the smallest batch of a quarter of the study's own, and the default rate: only these have company.
+        assert one.estimated_s - pairs.estimated_s == pytest.approx(1.1 * (2 * 4 + 1) * one.steps * 0.4)
 
 
 def test_a_plan_prices_runs_by_the_company_that_they_can_have() -> None:
@@ -226,11 +261,14 @@ def test_a_plan_prices_runs_by_the_company_that_they_can_have() -> None:
     study = make_study(search={"trials": 8, "batch": 8, "pruner": "median"}, seeds=3)
     pairs = ((1, 1.0), (2, 0.6), (4, 0.4), (8, 0.1))
     rungs = [rung.rung for rung in make_plan(study).rungs]
-    of_eight, of_four = (
+    by_company, by_eights = (
         make_plan(study, costs={rung: Cost(0.1, 0.001, crew=8, crew_step_s=steps) for rung in rungs}) for steps in (pairs, ((8, 0.1),))
     )
-    for fair, cheap in zip(of_eight.rungs, of_four.rungs, strict=True):
+    for fair, cheap in zip(by_company.rungs, by_eights.rungs, strict=True):
         assert fair.estimated_s - cheap.estimated_s == pytest.approx(1.1 * 4 * fair.steps * (0.4 - 0.1))
+        # What a kept run takes beside its steps is the same in either.
+        assert fair.run_s is not None and cheap.run_s is not None
+        assert fair.run_s - fair.steps * fair.priced_step_s == pytest.approx(cheap.run_s - cheap.steps * cheap.priced_step_s)
 
 
 def test_crews_that_have_ended_price_the_next_ones() -> None:
@@ -239,6 +277,9 @@ def test_crews_that_have_ended_price_the_next_ones() -> None:
     found = as_they_were(probed, Cost(0.3, 2.0, margin=1.0, runs=9))
     assert (found.crew, found.step_s, found.text_s, found.runs, found.process_bytes, found.text_step_s) == (4, 0.3, 2.0, 9, 5, 0.01)
     assert found.of_crew(3).step_s == pytest.approx(0.75)
+    # Trials write no texts.
+    of_trials = as_they_were(replace(probed, margin=1.1, sample_end_s=3.0, sample_best_s=0.5), Cost(0.3, 2.0, margin=1.0, runs=9))
+    assert (of_trials.sample_end_s, of_trials.sample_best_s) == (pytest.approx(3.3), pytest.approx(0.55))
 
 
 def test_a_crew_needs_the_memory_and_the_disk_of_all_its_members() -> None:
